@@ -1,0 +1,6 @@
+//! feedtape.
+pub mod backoff;
+pub mod clock;
+pub mod storage;
+pub mod tape;
+pub mod units;
