@@ -112,6 +112,14 @@ pub fn rfc3339(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// How long until an HTTP date (RFC 9110 section 5.6.7); zero where it is past, `None` where it
+/// is no date.
+pub fn until_http_date(text: &str) -> Option<Duration> {
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_nanosecond();
+    let wait = at.saturating_sub(i128::from(wall_now())).max(0);
+    Some(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
+}
+
 /// Both clocks and the suspended time, read so close together that being preempted between the
 /// reads shows: monotonic, wall, monotonic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

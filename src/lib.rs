@@ -1,6 +1,10 @@
 //! feedtape.
 pub mod backoff;
+pub mod block;
 pub mod clock;
+pub mod feed;
+pub mod resolver;
+pub mod stats;
 pub mod storage;
 pub mod tape;
 pub mod units;

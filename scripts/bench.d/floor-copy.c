@@ -6,6 +6,7 @@
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,6 +62,8 @@ static void *copy_feed(void *argument)
 static void copy_in_threads(struct copy *copies, size_t count)
 {
     pthread_t *threads = must_alloc(count * sizeof *threads);
+    // Else glibc reserves 64 MiB of addresses for each of many threads.
+    mallopt(M_ARENA_MAX, 1);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);

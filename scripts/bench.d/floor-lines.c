@@ -19,6 +19,8 @@
 #include "util.h"
 
 #define READ_BYTES (128 << 10)
+// The size of the writes matters more than all the rest. Seen, in CPU s per million messages:
+// 8 KiB 0.26, 64 KiB 0.16, 256 KiB 0.14, and 1 MiB 0.25 (it falls out of the cache).
 #define WRITE_BYTES (256 << 10)
 #define STAMP_DIGITS 19
 
@@ -82,14 +84,15 @@ static bool fill(struct input *input)
         die_errno("read of the socket");
     input->until += (size_t)got;
 
+    // The kernel switches stamping on a moment after it was asked: packets that came before have
+    // none, and get the time of the read.
+    struct timespec stamp;
     struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-    if (part != NULL && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_TIMESTAMPNS) {
-        struct timespec stamp;
+    if (part != NULL && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_TIMESTAMPNS)
         memcpy(&stamp, CMSG_DATA(part), sizeof stamp);
-        set_stamp(input, (uint64_t)stamp.tv_sec * 1000000000ULL + (uint64_t)stamp.tv_nsec);
-    } else if (got > 0) {
-        die("the kernel gave no receive stamp");
-    }
+    else
+        clock_gettime(CLOCK_REALTIME, &stamp);
+    set_stamp(input, (uint64_t)stamp.tv_sec * 1000000000ULL + (uint64_t)stamp.tv_nsec);
     return got > 0;
 }
 

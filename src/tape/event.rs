@@ -117,6 +117,16 @@ pub enum Event<'a> {
         /// When.
         at: UnixNs,
     },
+    /// An operator paused the feed.
+    Paused {
+        /// When.
+        at: UnixNs,
+    },
+    /// It goes on.
+    Resumed {
+        /// When.
+        at: UnixNs,
+    },
     /// The wall clock was stepped, or the machine slept.
     Clock {
         /// How far the wall clock jumped; negative is back.

@@ -1,0 +1,371 @@
+//! Blocks: the pooled buffers of whole lines that travel from the feeds to the writer and back.
+//!
+//! Owns the bound on everything in flight. `Pool` hands blocks out: one is reserved for each
+//! feed, the others are shared up to a cap per feed, so that neither a hot feed nor a stalled
+//! disk starves the rest. Blocks are made when first needed and reused last-in first-out: what is
+//! never needed is never touched. The pool's lock is taken once a block, never a message, and
+//! nothing slow happens under it.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::clock::UnixNs;
+use crate::tape::line::{Encoding, Stamp};
+
+/// Smallest block.
+pub const BLOCK_BYTES_MIN: usize = 4 << 10;
+/// Largest block, but for one that holds a single large message.
+pub const BLOCK_BYTES_MAX: usize = 64 << 10;
+
+/// Number of a feed in this run of the recorder.
+pub type FeedId = usize;
+
+/// Some lines of one feed, which all go to the same segment.
+#[derive(Debug)]
+pub struct Block {
+    /// Whose lines they are.
+    pub feed: FeedId,
+    /// The first line begins a new segment.
+    pub opens_segment: bool,
+    /// The connection open at the first line.
+    pub conn: Option<u64>,
+    /// Lines.
+    pub lines: u64,
+    /// Those of them that are messages.
+    pub messages: u64,
+    /// Payload bytes of the messages.
+    pub message_bytes: u64,
+    /// Stamp of the first line.
+    pub first_ts: UnixNs,
+    /// Stamp of the last line.
+    pub last_ts: UnixNs,
+    buf: Vec<u8>,
+    oversized: bool,
+}
+
+impl Block {
+    fn new(buf: Vec<u8>, oversized: bool) -> Block {
+        Block {
+            feed: 0,
+            opens_segment: false,
+            conn: None,
+            lines: 0,
+            messages: 0,
+            message_bytes: 0,
+            first_ts: 0,
+            last_ts: 0,
+            buf,
+            oversized,
+        }
+    }
+
+    /// The lines.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Whether it was made for one large message.
+    pub fn is_oversized(&self) -> bool {
+        self.oversized
+    }
+
+    /// Room left, in bytes.
+    pub fn room(&self) -> usize {
+        self.buf.capacity() - self.buf.len()
+    }
+
+    /// Appends a message, for which there must be room.
+    #[inline]
+    pub fn push_message(&mut self, stamp: &Stamp, message: &Encoding<'_>) {
+        message.append_to(stamp, &mut self.buf);
+        self.messages += 1;
+        self.message_bytes += message.payload_bytes() as u64;
+        self.count_line(stamp.ts());
+    }
+
+    /// Appends an event's line, for which there must be room.
+    pub fn push_event(&mut self, ts: UnixNs, line: &[u8]) {
+        assert!(self.room() >= line.len(), "the caller looked for room");
+        self.buf.extend_from_slice(line);
+        self.count_line(ts);
+    }
+
+    fn count_line(&mut self, ts: UnixNs) {
+        if self.lines == 0 {
+            self.first_ts = ts;
+        }
+        debug_assert!(ts >= self.last_ts, "stamps never decrease within a block");
+        self.last_ts = ts;
+        self.lines += 1;
+    }
+
+    fn reset(&mut self) {
+        let buf = std::mem::take(&mut self.buf);
+        *self = Block::new(buf, self.oversized);
+        self.buf.clear();
+    }
+}
+
+/// What travels to the writer.
+#[derive(Debug)]
+pub enum Parcel {
+    /// Lines to append.
+    Lines(Block),
+    /// Nothing more comes for the feed's open segment: close it.
+    CloseSegment(FeedId),
+}
+
+/// The channel to the writer. It has a place for every block there may be and for some closings,
+/// so a feed that has a block can always send it: the pool is the only place to wait.
+pub fn channel(plan: PoolPlan, feeds: usize) -> (Sender<Parcel>, Receiver<Parcel>) {
+    bounded(plan.blocks + 1 + 4 * feeds)
+}
+
+/// How large the pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolPlan {
+    /// Bytes of a block.
+    pub block_bytes: usize,
+    /// Blocks there may be.
+    pub blocks: usize,
+    /// Blocks that one feed may hold, the one reserved for it included.
+    pub blocks_per_feed: usize,
+}
+
+impl PoolPlan {
+    /// Divides `queue_bytes` among the feeds. Each needs two of the smallest blocks, so the pool
+    /// may come out larger than `queue_bytes`.
+    pub fn new(queue_bytes: usize, feeds: usize) -> PoolPlan {
+        let feeds = feeds.max(1);
+        let share = queue_bytes / (2 * feeds);
+        let block_bytes = share.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX) / 4096 * 4096;
+        let blocks = (queue_bytes / block_bytes).max(2 * feeds);
+        let shared = blocks - feeds;
+        // With one feed all is its own; else half of what is shared stays for the others.
+        let blocks_per_feed = if feeds == 1 { blocks } else { 1 + shared.div_ceil(2) };
+        PoolPlan { block_bytes, blocks, blocks_per_feed }
+    }
+
+    /// Bytes of all blocks together.
+    pub fn bytes(&self) -> usize {
+        self.block_bytes * self.blocks
+    }
+}
+
+/// Hands out blocks and takes them back.
+#[derive(Debug)]
+pub struct Pool {
+    plan: PoolPlan,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    free: Vec<Block>,
+    made: usize,
+    held: Vec<usize>,
+    /// Blocks out beyond the one that each feed has by right.
+    shared_out: usize,
+    oversized_out: bool,
+    waiting: usize,
+}
+
+impl Pool {
+    /// A pool for feeds `0..feeds`.
+    pub fn new(plan: PoolPlan, feeds: usize) -> Pool {
+        assert!(plan.blocks >= 2 * feeds, "a reserved block for each, and as many to share");
+        let state = State {
+            free: Vec::with_capacity(plan.blocks),
+            made: 0,
+            held: vec![0; feeds],
+            shared_out: 0,
+            oversized_out: false,
+            waiting: 0,
+        };
+        Pool { plan, state: Mutex::new(state), returned: Condvar::new() }
+    }
+
+    /// Sizes of the pool.
+    pub fn plan(&self) -> PoolPlan {
+        self.plan
+    }
+
+    /// An empty block with room for `bytes`, where there is one at once. More than fit into an
+    /// ordinary block get one of that size; there is one such at a time.
+    pub fn try_take(&self, feed: FeedId, bytes: usize) -> Option<Block> {
+        self.lock().take(&self.plan, feed, bytes)
+    }
+
+    /// As [`Pool::try_take`], but waits up to `limit` for a block to come back.
+    pub fn take(&self, feed: FeedId, bytes: usize, limit: Duration) -> Option<Block> {
+        let mut state = self.lock();
+        if let Some(block) = state.take(&self.plan, feed, bytes) {
+            return Some(block);
+        }
+        state.waiting += 1;
+        let mut taken = None;
+        let (mut state, _) = self
+            .returned
+            .wait_timeout_while(state, limit, |state| {
+                taken = state.take(&self.plan, feed, bytes);
+                taken.is_none()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        taken
+    }
+
+    /// Whether `feed`, by handing its block over now, would keep room for more: a feed that the
+    /// writer lags behind does better to fill its block first.
+    pub fn may_hand_over(&self, feed: FeedId) -> bool {
+        let state = self.lock();
+        let shared = self.plan.blocks - state.held.len();
+        state.held[feed] <= self.plan.blocks_per_feed / 2 && state.shared_out <= shared / 2
+    }
+
+    /// Blocks that are out now.
+    pub fn blocks_out(&self) -> usize {
+        self.lock().held.iter().sum()
+    }
+
+    /// Takes a block back; an oversized one is freed.
+    pub fn give_back(&self, mut block: Block) {
+        let feed = block.feed;
+        let oversized = block.oversized;
+        block.reset();
+        let mut state = self.lock();
+        if oversized {
+            debug_assert!(state.oversized_out);
+            state.oversized_out = false;
+        } else {
+            debug_assert!(state.held[feed] > 0);
+            state.held[feed] -= 1;
+            if state.held[feed] > 0 {
+                state.shared_out -= 1;
+            }
+            state.free.push(block);
+        }
+        let wake = state.waiting > 0;
+        drop(state);
+        if wake {
+            // Whoever waits may wait for its own reserve or cap: all must look.
+            self.returned.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked while counting leaves counts that are still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, plan: &PoolPlan, feed: FeedId, bytes: usize) -> Option<Block> {
+        let mut block = if bytes > plan.block_bytes {
+            if self.oversized_out {
+                return None;
+            }
+            self.oversized_out = true;
+            Block::new(Vec::with_capacity(bytes), true)
+        } else {
+            let held = self.held[feed];
+            let shared = plan.blocks - self.held.len();
+            if held > 0 {
+                if held >= plan.blocks_per_feed || self.shared_out >= shared {
+                    return None;
+                }
+                self.shared_out += 1;
+            }
+            self.held[feed] += 1;
+            self.free.pop().unwrap_or_else(|| {
+                self.made += 1;
+                assert!(self.made <= plan.blocks, "no more blocks are out than there may be");
+                Block::new(Vec::with_capacity(plan.block_bytes), false)
+            })
+        };
+        block.feed = feed;
+        Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans() {
+        let check = |queue_bytes: usize, feeds: usize, expected: (usize, usize)| {
+            let plan = PoolPlan::new(queue_bytes, feeds);
+            assert_eq!((plan.block_bytes, plan.blocks), expected, "{queue_bytes} / {feeds}");
+            assert!(plan.blocks_per_feed >= 2 && plan.blocks_per_feed <= plan.blocks);
+        };
+        check(4 << 20, 1, (64 << 10, 64));
+        check(4 << 20, 3, (64 << 10, 64));
+        check(4 << 20, 256, (8 << 10, 512));
+        check(4 << 20, 4096, (4 << 10, 8192));
+        check(256 << 10, 1, (64 << 10, 4));
+        check(256 << 10, 1000, (4 << 10, 2000));
+    }
+
+    #[test]
+    fn a_hot_feed_leaves_the_others_their_share() {
+        let plan = PoolPlan { block_bytes: 4096, blocks: 8, blocks_per_feed: 4 };
+        let pool = Pool::new(plan, 3);
+        let hot: Vec<_> = std::iter::from_fn(|| pool.try_take(0, 10)).collect();
+        assert_eq!(hot.len(), plan.blocks_per_feed);
+        let other: Vec<_> = std::iter::from_fn(|| pool.try_take(1, 10)).collect();
+        assert_eq!(other.len(), 3, "its own, and the two that are left to share");
+        let last: Vec<_> = std::iter::from_fn(|| pool.try_take(2, 10)).collect();
+        assert_eq!(last.len(), 1, "the reserve is always there");
+        assert_eq!(pool.blocks_out(), 8);
+        for block in hot.into_iter().chain(other).chain(last) {
+            pool.give_back(block);
+        }
+        assert_eq!(pool.blocks_out(), 0);
+        assert_eq!(std::iter::from_fn(|| pool.try_take(2, 10)).count(), plan.blocks_per_feed);
+    }
+
+    #[test]
+    fn the_block_given_back_last_is_taken_first() {
+        let pool = Pool::new(PoolPlan::new(1 << 20, 1), 1);
+        let first = pool.try_take(0, 10).unwrap();
+        let second = pool.try_take(0, 10).unwrap();
+        let address = second.buf.as_ptr();
+        pool.give_back(first);
+        pool.give_back(second);
+        assert_eq!(pool.try_take(0, 10).unwrap().buf.as_ptr(), address);
+        assert_eq!(pool.lock().made, 2);
+    }
+
+    #[test]
+    fn one_large_message_at_a_time() {
+        let pool = Pool::new(PoolPlan::new(1 << 20, 2), 2);
+        let large = pool.try_take(0, 1 << 20).unwrap();
+        assert!(large.room() >= 1 << 20);
+        assert!(pool.try_take(1, 1 << 20).is_none());
+        assert!(pool.try_take(1, 100).is_some(), "small ones are not held up");
+        pool.give_back(large);
+        assert!(pool.try_take(1, 1 << 20).is_some());
+    }
+
+    #[test]
+    fn waiting_ends_when_a_block_comes_back() {
+        let plan = PoolPlan { block_bytes: 4096, blocks: 2, blocks_per_feed: 2 };
+        let pool = Pool::new(plan, 1);
+        let held = [pool.try_take(0, 10).unwrap(), pool.try_take(0, 10).unwrap()];
+        assert!(pool.take(0, 10, Duration::from_millis(1)).is_none());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| pool.take(0, 10, Duration::from_secs(10)));
+            held.into_iter().for_each(|block| pool.give_back(block));
+            assert!(waiter.join().unwrap().is_some());
+        });
+    }
+}

@@ -1,0 +1,509 @@
+//! What a feed's thread does.
+//!
+//! The loop does what the session decides, and nothing on its own: read until the socket would
+//! block (or a block is full, or 64 messages came), hand over what there is, look at the
+//! deadlines, wait on socket and wake-up descriptor until the next one. It waits nowhere else but
+//! for a block of the pool. A panic costs the connection, not the feed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use super::connection::{Connection, Incoming};
+use super::lines::{EventStamp, Full, Lines};
+use super::session::{Action, Ask, Input, Reason, Session};
+use super::transport::{self, ConnectError, Network, Upgraded};
+use super::wait::{Waker, wait};
+use super::{Command, FeedEnd, FeedOptions, OnStall};
+use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::stats::FeedStats;
+use crate::tape::event::{Event, GapReason};
+use crate::tape::line::Encoding;
+
+/// Messages read before deadlines are looked at again.
+const READS_MAX: usize = 64;
+/// While a block could not be handed over, it is tried again this often.
+const RETRY_HAND_OVER: Duration = Duration::from_millis(2);
+/// While events or gaps wait for a block, it is tried again this often.
+const RETRY_EVENTS: Duration = Duration::from_millis(50);
+/// While a feed waits for a block, commands are looked at this often.
+const STALL_SLICE: Duration = Duration::from_millis(50);
+/// While a feed waits for a block, the server hears from us this often.
+const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
+/// A stalled feed that is told to stop waits so long for its last messages to be taken.
+const STOP_STALL_MAX: Duration = Duration::from_secs(1);
+
+/// Commands, in the order they came.
+pub(super) struct Inbox {
+    received: Receiver<Command>,
+    taken: VecDeque<Command>,
+}
+
+impl Inbox {
+    pub(super) fn new(received: Receiver<Command>) -> Inbox {
+        Inbox { received, taken: VecDeque::new() }
+    }
+
+    fn next(&mut self) -> Option<Command> {
+        self.taken.pop_front().or_else(|| self.received.try_recv().ok())
+    }
+
+    /// Whether something came that ends an attempt to connect.
+    fn is_urgent(&mut self) -> bool {
+        self.taken.extend(self.received.try_iter());
+        self.taken.iter().any(|command| match command {
+            Command::Ask(Ask::Stop | Ask::Complete | Ask::Pause | Ask::Reconnect) => true,
+            Command::Ask(Ask::Resume) | Command::Rotate => false,
+        })
+    }
+
+    fn is_stop(&mut self) -> bool {
+        self.taken.extend(self.received.try_iter());
+        self.taken.contains(&Command::Ask(Ask::Stop))
+    }
+}
+
+/// Figures of one connection, for its `disconnected` event.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    since: Mono,
+    messages: u64,
+    bytes: u64,
+}
+
+pub(super) struct FeedLoop {
+    options: FeedOptions,
+    network: Arc<Network>,
+    lines: Lines,
+    stats: Arc<FeedStats>,
+    inbox: Inbox,
+    waker: Waker,
+    session: Session,
+    /// Actions still to be done, in order.
+    actions: Vec<Action>,
+    connection: Option<Connection>,
+    /// Number of the last connection.
+    conn: u64,
+    figures: Figures,
+    /// Messages recorded since the start.
+    recorded: u64,
+    subscribing: bool,
+    stalled_since: Option<Mono>,
+    wire_bytes_counted: u64,
+}
+
+impl FeedLoop {
+    pub(super) fn new(
+        options: FeedOptions,
+        network: Arc<Network>,
+        lines: Lines,
+        stats: Arc<FeedStats>,
+        inbox: Inbox,
+        waker: Waker,
+    ) -> FeedLoop {
+        let now = mono_now();
+        let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
+        FeedLoop {
+            options,
+            network,
+            lines,
+            stats,
+            inbox,
+            waker,
+            session,
+            actions: Vec::new(),
+            connection: None,
+            conn: 0,
+            figures: Figures { since: now, messages: 0, bytes: 0 },
+            recorded: 0,
+            subscribing: false,
+            stalled_since: None,
+            wire_bytes_counted: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) -> FeedEnd {
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
+                Ok(Ok(end)) => {
+                    self.lines.rotate();
+                    return end;
+                }
+                Ok(Err(error)) => {
+                    self.log(log::Level::Error, format_args!("can't wait for its socket: {error}"));
+                    self.give_up_connection(Reason::Lost { cause: error.to_string() });
+                }
+                Err(_) => {
+                    // The panic hook has logged where and why.
+                    self.lines.hole_begins(GapReason::Panic);
+                    self.give_up_connection(Reason::Panic);
+                }
+            }
+        }
+    }
+
+    /// Back to a state that is known to be sound: no connection.
+    fn give_up_connection(&mut self, reason: Reason) {
+        self.actions.clear();
+        let at_large = self.connection.is_none();
+        let input = if at_large {
+            Input::ConnectFailed { reason, retry_after: None }
+        } else {
+            Input::Broken(reason)
+        };
+        self.step(input);
+    }
+
+    fn run_until_stopped(&mut self) -> io::Result<FeedEnd> {
+        loop {
+            while let Some(command) = self.inbox.next() {
+                match command {
+                    Command::Ask(ask) => self.step(Input::Asked(ask)),
+                    Command::Rotate => self.lines.rotate(),
+                }
+            }
+            let drained = self.read_some();
+            self.step(Input::Tick);
+            if self.session.is_stopped() {
+                let complete = self.is_complete();
+                return Ok(if complete { FeedEnd::Complete } else { FeedEnd::Stopped });
+            }
+            let now = mono_now();
+            self.lines.tick(now);
+            if drained {
+                let handed_over = self.lines.hand_over_if_wanted();
+                self.wait(now, handed_over)?;
+            }
+        }
+    }
+
+    fn wait(&mut self, now: Mono, handed_over: bool) -> io::Result<()> {
+        let mut deadline = self.session.deadline();
+        if !handed_over {
+            let retry = now.after(RETRY_HAND_OVER);
+            deadline = Some(deadline.map_or(retry, |at| at.min(retry)));
+        }
+        if self.lines.is_waiting() {
+            let retry = now.after(RETRY_EVENTS);
+            deadline = Some(deadline.map_or(retry, |at| at.min(retry)));
+        }
+        let socket = self.connection.as_ref().map(|c| (c.as_fd(), c.interest()));
+        wait(&self.waker, socket, deadline).map(|_| ())
+    }
+
+    /// Reads what there is, up to a block or [`READS_MAX`] messages; `true` once there is nothing
+    /// more for now.
+    fn read_some(&mut self) -> bool {
+        if self.connection.is_none() {
+            return true;
+        }
+        let handed_over = self.lines.handed_over();
+        let (mut any, mut data, mut drained, mut last) = (false, false, false, None);
+        for _ in 0..READS_MAX {
+            let Some(connection) = &mut self.connection else {
+                break;
+            };
+            match connection.read() {
+                Incoming::Text(text) => {
+                    data = true;
+                    let stamp = connection.socket().stamp();
+                    self.record(stamp, &Encoding::of_text(text.as_bytes()));
+                }
+                Incoming::Binary(bytes) => {
+                    data = true;
+                    let stamp = connection.socket().stamp();
+                    self.record(stamp, &Encoding::of_binary(&bytes));
+                }
+                Incoming::Control => any = true,
+                Incoming::Nothing => {
+                    drained = true;
+                    break;
+                }
+                end @ (Incoming::CloseFrame(_) | Incoming::End | Incoming::Broken(_)) => {
+                    last = Some(end);
+                    break;
+                }
+            }
+            if self.is_complete() || self.lines.handed_over() != handed_over {
+                break;
+            }
+        }
+        self.after_reading(any || data, data, last);
+        drained
+    }
+
+    fn after_reading(&mut self, any: bool, data: bool, last: Option<Incoming>) {
+        self.count_wire_bytes();
+        if any {
+            self.step(Input::Received { data });
+        }
+        if data && self.is_complete() {
+            self.step(Input::Asked(Ask::Complete));
+        }
+        match last {
+            Some(Incoming::CloseFrame(reason)) => {
+                // The reply to it should leave before the socket is dropped.
+                self.flush();
+                self.step(Input::Broken(reason));
+            }
+            Some(Incoming::Broken(reason)) => self.step(Input::Broken(reason)),
+            Some(Incoming::End) => {
+                let cause = "ended by the server".to_string();
+                self.step(Input::Broken(Reason::Lost { cause }));
+            }
+            _ => self.flush(),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.options.messages_max.is_some_and(|max| self.recorded >= max)
+    }
+
+    fn record(&mut self, ts: UnixNs, message: &Encoding<'_>) {
+        if self.is_complete() {
+            return;
+        }
+        while let Err(Full) = self.lines.message(ts, message) {
+            if !self.wait_for_room(message.line_bytes()) {
+                self.lines.drop_message(message.payload_bytes() as u64);
+                return;
+            }
+        }
+        if self.stalled_since.take().is_some() {
+            self.log(log::Level::Warn, format_args!("the queue has room again"));
+        }
+        self.recorded += 1;
+        self.figures.messages += 1;
+        self.figures.bytes += message.payload_bytes() as u64;
+    }
+
+    /// Waits for a block as `--on-stall` says; `false`: drop the message.
+    fn wait_for_room(&mut self, bytes: usize) -> bool {
+        let now = mono_now();
+        if self.stalled_since.is_none() {
+            self.log(
+                log::Level::Warn,
+                format_args!("the queue is full: the disk is slower than the feeds"),
+            );
+        }
+        let since = *self.stalled_since.get_or_insert(now);
+        let until = match self.options.on_stall {
+            OnStall::Drop => return false,
+            OnStall::Block => since.after(self.options.stall_deadline),
+        };
+        let mut pong_at = now.after(STALL_PONG_EVERY);
+        let mut stop_at = None;
+        loop {
+            let now = mono_now();
+            if self.inbox.is_stop() {
+                stop_at.get_or_insert(now.after(STOP_STALL_MAX));
+            }
+            let end = stop_at.map_or(until, |at: Mono| at.min(until));
+            if now >= end {
+                return false;
+            }
+            if now >= pong_at {
+                // We don't read, so its pings are not answered; a lost connection shows later.
+                let _ = self.connection.as_mut().map(Connection::pong);
+                pong_at = now.after(STALL_PONG_EVERY);
+            }
+            if self.lines.wait_for_room(bytes, STALL_SLICE.min(end.since(now))) {
+                return true;
+            }
+        }
+    }
+
+    /// Gives the session an input, and does what it says, and so on until it says nothing.
+    fn step(&mut self, input: Input) {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            self.session.handle(mono_now(), input, &mut self.actions);
+            while next.is_none() && !self.actions.is_empty() {
+                let action = self.actions.remove(0);
+                next = self.perform(action);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::Connect { by } => self.connect(by),
+            Action::Subscribe(n) => self.subscribe(n),
+            Action::GoLive => {
+                self.lines.hole_ends();
+                None
+            }
+            Action::Ping => self.connection.as_mut()?.ping().err().map(Input::Broken),
+            Action::NoteStale(limit) => {
+                let after_ms = limit.as_millis() as u64;
+                let event = Event::Stale { conn: self.conn, after_ms, at: clock::wall_now() };
+                self.lines.event(EventStamp::Previous, &event);
+                None
+            }
+            Action::Close { code, frames } => {
+                self.connection.as_mut()?.close(code, frames);
+                None
+            }
+            Action::Disconnect(reason) => {
+                self.disconnect(&reason);
+                None
+            }
+            Action::NotePaused => {
+                self.lines.hole_begins(GapReason::Paused);
+                self.lines.event(EventStamp::Own, &Event::Paused { at: clock::wall_now() });
+                self.log(log::Level::Info, format_args!("paused"));
+                None
+            }
+            Action::NoteResumed => {
+                self.lines.event(EventStamp::Own, &Event::Resumed { at: clock::wall_now() });
+                self.log(log::Level::Info, format_args!("resumed"));
+                None
+            }
+        }
+    }
+
+    fn connect(&mut self, by: Mono) -> Option<Input> {
+        self.conn += 1;
+        let now = mono_now();
+        self.figures = Figures { since: now, messages: 0, bytes: 0 };
+        let url = self.options.target.url.to_string();
+        let event = Event::Connecting { conn: self.conn, url: &url, at: clock::wall_now() };
+        self.lines.event(EventStamp::Own, &event);
+        self.lines.hand_over();
+        let limit = self.options.rules.connect_timeout;
+        let FeedLoop { options, network, waker, inbox, .. } = self;
+        let mut interrupted = || inbox.is_urgent();
+        let connected =
+            transport::connect(&options.target, network, (by, limit), waker, &mut interrupted);
+        match connected {
+            Ok(upgraded) => {
+                self.connected(upgraded);
+                Some(Input::Connected)
+            }
+            Err(ConnectError::Failed { reason, retry_after }) => {
+                Some(Input::ConnectFailed { reason, retry_after })
+            }
+            // What interrupted it comes next, and ends the attempt.
+            Err(ConnectError::Interrupted) => None,
+        }
+    }
+
+    fn connected(&mut self, upgraded: Upgraded) {
+        let peer = upgraded.peer.to_string();
+        let status = upgraded.status;
+        let subprotocol = upgraded.subprotocol.clone();
+        let connection = Connection::new(upgraded);
+        let socket = connection.socket();
+        let event = Event::Connected {
+            conn: self.conn,
+            peer: &peer,
+            status,
+            subprotocol: subprotocol.as_deref(),
+            clock: socket.stamped_by(),
+            at: clock::wall_now(),
+        };
+        self.lines.set_conn(Some(self.conn));
+        self.lines.event(EventStamp::Read(socket.stamp()), &event);
+        self.connection = Some(connection);
+        self.wire_bytes_counted = 0;
+        self.subscribing = !self.options.subscriptions.is_empty();
+        self.stats.connections.add(1);
+        self.stats.live.set(1);
+        let took = mono_now().since(self.figures.since).as_millis();
+        self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms"));
+    }
+
+    fn subscribe(&mut self, n: usize) -> Option<Input> {
+        let text = &self.options.subscriptions[n];
+        let sent = self.connection.as_mut()?.send_text(text);
+        let at = clock::wall_now();
+        let event = Event::Sent { conn: self.conn, text, cut: false, at };
+        self.lines.event(EventStamp::Previous, &event);
+        sent.err().map(Input::Broken)
+    }
+
+    /// Sends what waits; a connection that fails at it is broken.
+    fn flush(&mut self) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        match connection.flush() {
+            Ok(true) if self.subscribing => {
+                self.subscribing = false;
+                self.step(Input::Subscribed);
+            }
+            Ok(_) => {}
+            Err(reason) => self.step(Input::Broken(reason)),
+        }
+    }
+
+    fn count_wire_bytes(&mut self) {
+        if let Some(connection) = &self.connection {
+            let bytes = connection.socket().wire_bytes();
+            self.stats.wire_bytes.add(bytes - self.wire_bytes_counted);
+            self.wire_bytes_counted = bytes;
+        }
+    }
+
+    fn disconnect(&mut self, reason: &Reason) {
+        let was_connected = self.connection.take().is_some();
+        if was_connected {
+            self.begin_hole(reason);
+        } else {
+            self.stats.connect_failures.add(1);
+        }
+        self.lines.set_conn(None);
+        self.stats.live.set(0);
+        let text = reason.to_string();
+        let event = Event::Disconnected {
+            conn: self.conn,
+            reason: &text,
+            code: reason.event_code(),
+            duration_ms: mono_now().since(self.figures.since).as_millis() as u64,
+            messages: self.figures.messages,
+            bytes: self.figures.bytes,
+            at: clock::wall_now(),
+        };
+        self.lines.event(EventStamp::Own, &event);
+        self.lines.hand_over();
+        let level = match reason {
+            Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {
+                log::Level::Info
+            }
+            _ => log::Level::Warn,
+        };
+        let messages = self.figures.messages;
+        if was_connected {
+            self.log(level, format_args!("disconnected after {messages} messages: {text}"));
+        } else {
+            self.log(level, format_args!("can't connect: {text}"));
+        }
+    }
+
+    fn begin_hole(&mut self, reason: &Reason) {
+        self.lines.hole_begins(match reason {
+            Reason::Oversized { .. } => GapReason::Oversized,
+            Reason::Panic => GapReason::Panic,
+            Reason::Paused => GapReason::Paused,
+            Reason::Stopped | Reason::Complete => return,
+            Reason::Reconnect
+            | Reason::Failed { .. }
+            | Reason::Timeout { .. }
+            | Reason::Stale { .. }
+            | Reason::NoPong { .. }
+            | Reason::ServerClosed { .. }
+            | Reason::Lost { .. }
+            | Reason::Protocol { .. }
+            | Reason::InvalidUtf8 => GapReason::Reconnect,
+        });
+    }
+
+    fn log(&self, level: log::Level, text: std::fmt::Arguments<'_>) {
+        log::log!(level, "{}: conn {}: {text}", self.options.name, self.conn);
+    }
+}

@@ -1,0 +1,616 @@
+//! The life of a feed as a pure state machine: when to connect, subscribe, ping, give up, wait.
+//!
+//! ```text
+//!              Connect                 connected            all sent
+//!   Waiting ------------> Connecting ------------> Subscribing ----> Live
+//!      ^  ^                   | failed                 |              |
+//!      |  +-------------------+                        +------+-------+
+//!      |                                                      | stale, no pong, server closed,
+//!      |        closed, lost, or 1 s passed                   | protocol error, stop, pause
+//!      +--------------------------------------- Closing <-----+
+//!                                                  |
+//!                              Paused, Stopped <---+      (a lost connection skips Closing)
+//! ```
+//!
+//! Owns all deadlines and all decisions about them. No socket, clock, sleep or log in here: time
+//! comes in with each input, and what to do goes out as actions.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::clock::Mono;
+use crate::units::format_span;
+
+/// The close handshake may take so long; then the socket is dropped.
+pub const CLOSING_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that lived so long (or `--backoff-max`, where that is less) resets the backoff.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// RFC 6455 section 7.4.1: close codes that we send.
+pub mod code {
+    /// The purpose is fulfilled.
+    pub const NORMAL: u16 = 1000;
+    /// We go away.
+    pub const GOING_AWAY: u16 = 1001;
+    /// The peer broke the protocol.
+    pub const PROTOCOL: u16 = 1002;
+    /// A text was not UTF-8.
+    pub const INVALID_DATA: u16 = 1007;
+    /// A message was too large.
+    pub const TOO_BIG: u16 = 1009;
+}
+
+/// What the session is told to do with a feed; see design of the command line for meanings.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Limit for lookup, connect, TLS and upgrade together.
+    pub connect_timeout: Duration,
+    /// Shortest and longest wait between attempts.
+    pub backoff_min: Duration,
+    /// See `backoff_min`.
+    pub backoff_max: Duration,
+    /// A ping is sent this often; zero is never.
+    pub ping_every: Duration,
+    /// Something must come in within this time after a ping; zero is no limit.
+    pub pong_deadline: Duration,
+    /// A data message must come in within this time; zero is no limit.
+    pub stale_after: Duration,
+    /// How many texts to send after connecting.
+    pub subscriptions: usize,
+}
+
+/// How far a connection attempt got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking the host's name up.
+    Lookup,
+    /// Connecting TCP.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// The WebSocket upgrade.
+    Upgrade,
+    /// Sending the subscriptions.
+    Subscribe,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Lookup => "lookup",
+            Stage::Connect => "connect",
+            Stage::Tls => "tls",
+            Stage::Upgrade => "upgrade",
+            Stage::Subscribe => "subscribe",
+        })
+    }
+}
+
+/// Why a connection, or the attempt at one, ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The recorder stops.
+    Stopped,
+    /// The feed has all the messages that were asked for.
+    Complete,
+    /// An operator paused the feed.
+    Paused,
+    /// An operator asked for a new connection.
+    Reconnect,
+    /// The attempt failed.
+    Failed {
+        /// Where.
+        stage: Stage,
+        /// What the other side or the system said.
+        cause: String,
+    },
+    /// The attempt took too long.
+    Timeout {
+        /// Where it stood.
+        stage: Stage,
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// No data for too long.
+    Stale {
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// Nothing came in after a ping.
+    NoPong {
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// The server sent a close frame.
+    ServerClosed {
+        /// Its code; `None` where the frame had none.
+        code: Option<u16>,
+        /// Its reason.
+        text: String,
+    },
+    /// The connection ended with no close frame.
+    Lost {
+        /// What the system said.
+        cause: String,
+    },
+    /// The server broke the protocol.
+    Protocol {
+        /// How.
+        cause: String,
+    },
+    /// A text message was not UTF-8.
+    InvalidUtf8,
+    /// A message was larger than `--max-message`.
+    Oversized {
+        /// What the frame said, or what had come together so far.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The feed's thread failed; the connection is dropped.
+    Panic,
+}
+
+impl Reason {
+    /// The close code that we send for it; `None` where nothing is to be sent.
+    pub fn close_code(&self) -> Option<u16> {
+        match self {
+            Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {
+                Some(code::NORMAL)
+            }
+            Reason::Stale { .. } | Reason::NoPong { .. } => Some(code::GOING_AWAY),
+            Reason::Protocol { .. } => Some(code::PROTOCOL),
+            Reason::InvalidUtf8 => Some(code::INVALID_DATA),
+            Reason::Oversized { .. } => Some(code::TOO_BIG),
+            Reason::Failed { .. }
+            | Reason::Timeout { .. }
+            | Reason::ServerClosed { .. }
+            | Reason::Lost { .. }
+            | Reason::Panic => None,
+        }
+    }
+
+    /// The code for the `disconnected` event: the server's, or the one we sent.
+    pub fn event_code(&self) -> Option<u16> {
+        match self {
+            Reason::ServerClosed { code, .. } => *code,
+            other => other.close_code(),
+        }
+    }
+
+    /// Whether what follows in the stream can still be read as frames.
+    fn leaves_frames(&self) -> bool {
+        !matches!(self, Reason::Protocol { .. } | Reason::InvalidUtf8 | Reason::Oversized { .. })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Stopped => f.write_str("stopped"),
+            Reason::Complete => f.write_str("all messages asked for are recorded"),
+            Reason::Paused => f.write_str("paused"),
+            Reason::Reconnect => f.write_str("reconnect asked for"),
+            Reason::Failed { stage, cause } => write!(f, "{stage}: {cause}"),
+            Reason::Timeout { stage, limit } => {
+                write!(f, "timeout: {stage} ({})", format_span(*limit))
+            }
+            Reason::Stale { limit } => write!(f, "stale: no data for {}", format_span(*limit)),
+            Reason::NoPong { limit } => {
+                write!(f, "timeout: pong ({})", format_span(*limit))
+            }
+            Reason::ServerClosed { code, text } => {
+                f.write_str("closed by server")?;
+                if let Some(code) = code {
+                    write!(f, ": {code}")?;
+                }
+                if !text.is_empty() {
+                    write!(f, " '{text}'")?;
+                }
+                Ok(())
+            }
+            Reason::Lost { cause } => write!(f, "lost: {cause}"),
+            Reason::Protocol { cause } => write!(f, "protocol error: {cause}"),
+            Reason::InvalidUtf8 => f.write_str("protocol error: text message is not UTF-8"),
+            Reason::Oversized { bytes, limit } => {
+                write!(f, "oversized: message of {bytes} bytes or more, the limit is {limit}")
+            }
+            Reason::Panic => f.write_str("panic"),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Time passed; nothing else did.
+    Tick,
+    /// The upgrade is done.
+    Connected,
+    /// The attempt failed; the server may have said when to come back.
+    ConnectFailed {
+        /// Why.
+        reason: Reason,
+        /// Lower bound of the next wait.
+        retry_after: Option<Duration>,
+    },
+    /// The subscriptions have left for the server.
+    Subscribed,
+    /// Frames came in; `data` where a message was among them.
+    Received {
+        /// At least one was a text or binary message.
+        data: bool,
+    },
+    /// The connection can't go on: server closed, lost, protocol error.
+    Broken(Reason),
+    /// Our close was answered, or the socket is at its end.
+    Closed,
+    /// An operator, the recorder, or the feed's own limit asks.
+    Asked(Ask),
+}
+
+/// What one may ask of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// End for good.
+    Stop,
+    /// End for good: `--max-messages` is reached.
+    Complete,
+    /// Close, and wait for `Resume`.
+    Pause,
+    /// Connect again, at once.
+    Resume,
+    /// Close and connect again, at once.
+    Reconnect,
+}
+
+/// What to do about it. Results come back as inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Connect, and be done `by` then; in between only commands and this deadline interrupt.
+    Connect {
+        /// The deadline.
+        by: Mono,
+    },
+    /// Send the n-th subscription.
+    Subscribe(usize),
+    /// All subscriptions are sent: from now on all is recorded.
+    GoLive,
+    /// Send a ping.
+    Ping,
+    /// Write down that no data came for so long.
+    NoteStale(Duration),
+    /// Begin the close handshake with this code; where `frames` is false, what comes in after it
+    /// is no longer to be understood and only thrown away.
+    Close {
+        /// The code.
+        code: u16,
+        /// Whether to read on.
+        frames: bool,
+    },
+    /// Drop the socket, if there is one, and write down why.
+    Disconnect(Reason),
+    /// Write down that the feed is paused.
+    NotePaused,
+    /// Write down that it goes on.
+    NoteResumed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Waiting { until: Mono },
+    Connecting { by: Mono, since: Mono },
+    Subscribing { by: Mono, watch: Watch },
+    Live { since: Mono, watch: Watch },
+    Closing { by: Mono, reason: Reason, then: Then },
+    Paused,
+    Stopped,
+}
+
+/// What comes after a connection's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Backoff,
+    AtOnce,
+    Pause,
+    Stop,
+}
+
+/// Deadlines of an open connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Watch {
+    stale_from: Mono,
+    ping_at: Mono,
+    pong_by: Option<Mono>,
+}
+
+/// The machine of one feed.
+#[derive(Debug)]
+pub struct Session {
+    rules: Rules,
+    backoff: Backoff,
+    state: State,
+}
+
+impl Session {
+    /// Starts in Waiting, due at `now`; `seed` is for the jitter.
+    pub fn new(rules: Rules, seed: u64, now: Mono) -> Session {
+        let backoff = Backoff::new(rules.backoff_min, rules.backoff_max, seed);
+        Session { rules, backoff, state: State::Waiting { until: now } }
+    }
+
+    /// Whether it has ended for good.
+    pub fn is_stopped(&self) -> bool {
+        self.state == State::Stopped
+    }
+
+    /// Whether messages are to be expected: connected, subscribed, not closing.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Live { .. })
+    }
+
+    /// When the next connection attempt is due, while waiting for it.
+    pub fn waiting_until(&self) -> Option<Mono> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Attempts in a row that did not lead to a healthy connection.
+    pub fn attempts(&self) -> u32 {
+        self.backoff.attempts()
+    }
+
+    /// By when `handle` wants to be called with a Tick; `None` is never.
+    pub fn deadline(&self) -> Option<Mono> {
+        match &self.state {
+            State::Waiting { until } => Some(*until),
+            State::Connecting { by, .. } | State::Closing { by, .. } => Some(*by),
+            State::Subscribing { by, watch } => {
+                Some(self.watch_deadline(watch).map_or(*by, |watch| watch.min(*by)))
+            }
+            State::Live { watch, .. } => self.watch_deadline(watch),
+            State::Paused | State::Stopped => None,
+        }
+    }
+
+    fn watch_deadline(&self, watch: &Watch) -> Option<Mono> {
+        let ping = (!self.rules.ping_every.is_zero()).then_some(watch.ping_at);
+        let stale = (!self.rules.stale_after.is_zero())
+            .then(|| watch.stale_from.after(self.rules.stale_after));
+        [ping, watch.pong_by, stale].into_iter().flatten().min()
+    }
+
+    /// Takes one input and appends what is to be done about it.
+    pub fn handle(&mut self, now: Mono, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Tick => self.tick(now, actions),
+            Input::Connected => self.connected(now, actions),
+            Input::Subscribed => self.subscribed(now, actions),
+            Input::ConnectFailed { reason, retry_after } => {
+                self.connect_failed(now, reason, retry_after, actions);
+            }
+            Input::Received { data } => self.received(now, data),
+            Input::Broken(reason) => self.broken(now, reason, actions),
+            Input::Closed => self.closed(now, actions),
+            Input::Asked(ask) => self.asked(now, ask, actions),
+        }
+    }
+
+    fn tick(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Waiting { until } if now >= *until => self.connect(now, actions),
+            State::Subscribing { by, .. } if now >= *by => {
+                let limit = self.rules.connect_timeout;
+                let reason = Reason::Timeout { stage: Stage::Subscribe, limit };
+                self.close(now, reason, Then::Backoff, actions);
+            }
+            State::Subscribing { watch, .. } | State::Live { watch, .. } => {
+                let watch = *watch;
+                self.check_watch(now, watch, actions);
+            }
+            State::Closing { by, .. } if now >= *by => self.closed(now, actions),
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Closing { .. }
+            | State::Paused
+            | State::Stopped => {}
+        }
+    }
+
+    fn connect(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let by = now.after(self.rules.connect_timeout);
+        self.state = State::Connecting { by, since: now };
+        actions.push(Action::Connect { by });
+    }
+
+    fn connected(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let State::Connecting { since, .. } = self.state else {
+            return;
+        };
+        // Staleness counts from the moment of connecting: a venue that never sends is found too.
+        let ping_at = now.after(self.rules.ping_every);
+        let watch = Watch { stale_from: since, ping_at, pong_by: None };
+        self.state = State::Subscribing { by: now.after(self.rules.connect_timeout), watch };
+        actions.extend((0..self.rules.subscriptions).map(Action::Subscribe));
+        if self.rules.subscriptions == 0 {
+            self.subscribed(now, actions);
+        }
+    }
+
+    fn subscribed(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let State::Subscribing { watch, .. } = self.state {
+            self.state = State::Live { since: now, watch };
+            actions.push(Action::GoLive);
+        }
+    }
+
+    fn check_watch(&mut self, now: Mono, watch: Watch, actions: &mut Vec<Action>) {
+        let Rules { ping_every, pong_deadline, stale_after, .. } = self.rules;
+        if !stale_after.is_zero() && now >= watch.stale_from.after(stale_after) {
+            actions.push(Action::NoteStale(stale_after));
+            self.close(now, Reason::Stale { limit: stale_after }, Then::Backoff, actions);
+            return;
+        }
+        if watch.pong_by.is_some_and(|by| now >= by) {
+            self.close(now, Reason::NoPong { limit: pong_deadline }, Then::Backoff, actions);
+            return;
+        }
+        if !ping_every.is_zero() && now >= watch.ping_at {
+            actions.push(Action::Ping);
+            if let State::Subscribing { watch, .. } | State::Live { watch, .. } = &mut self.state {
+                watch.ping_at = now.after(ping_every);
+                if !pong_deadline.is_zero() {
+                    watch.pong_by.get_or_insert(now.after(pong_deadline));
+                }
+            }
+        }
+    }
+
+    fn connect_failed(
+        &mut self,
+        now: Mono,
+        reason: Reason,
+        retry_after: Option<Duration>,
+        actions: &mut Vec<Action>,
+    ) {
+        if matches!(self.state, State::Connecting { .. }) {
+            actions.push(Action::Disconnect(reason));
+            let wait = self.backoff.next_wait(retry_after.unwrap_or_default());
+            self.state = State::Waiting { until: now.after(wait) };
+        }
+    }
+
+    /// Anything that comes in shows that the other side is there; only data is data.
+    fn received(&mut self, now: Mono, data: bool) {
+        if let State::Subscribing { watch, .. } | State::Live { watch, .. } = &mut self.state {
+            watch.pong_by = None;
+            if data {
+                watch.stale_from = now;
+            }
+        }
+    }
+
+    fn broken(&mut self, now: Mono, reason: Reason, actions: &mut Vec<Action>) {
+        match &self.state {
+            State::Subscribing { .. } | State::Live { .. } => {
+                self.close(now, reason, Then::Backoff, actions);
+            }
+            // The reason to close stays the first one.
+            State::Closing { .. } => self.closed(now, actions),
+            State::Waiting { .. } | State::Connecting { .. } | State::Paused | State::Stopped => {}
+        }
+    }
+
+    /// Leaves an open connection: with a close handshake where the reason asks for one.
+    fn close(&mut self, now: Mono, reason: Reason, then: Then, actions: &mut Vec<Action>) {
+        self.note_health(now, &reason);
+        match reason.close_code() {
+            Some(code) => {
+                actions.push(Action::Close { code, frames: reason.leaves_frames() });
+                self.state = State::Closing { by: now.after(CLOSING_MAX), reason, then };
+            }
+            None => {
+                actions.push(Action::Disconnect(reason));
+                self.go_on(now, then, actions);
+            }
+        }
+    }
+
+    fn note_health(&mut self, now: Mono, reason: &Reason) {
+        let silent = matches!(reason, Reason::Stale { .. } | Reason::NoPong { .. });
+        if let State::Live { since, .. } = self.state
+            && !silent
+            && now.since(since) >= HEALTHY_AFTER.min(self.rules.backoff_max)
+        {
+            self.backoff.reset();
+        }
+    }
+
+    fn closed(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Closing { reason, then, .. } => {
+                actions.push(Action::Disconnect(reason));
+                self.go_on(now, then, actions);
+            }
+            other => self.state = other,
+        }
+    }
+
+    fn go_on(&mut self, now: Mono, then: Then, actions: &mut Vec<Action>) {
+        self.state = match then {
+            Then::Backoff => {
+                State::Waiting { until: now.after(self.backoff.next_wait(Duration::ZERO)) }
+            }
+            Then::AtOnce => State::Waiting { until: now },
+            Then::Pause => {
+                actions.push(Action::NotePaused);
+                State::Paused
+            }
+            Then::Stop => State::Stopped,
+        };
+    }
+
+    fn asked(&mut self, now: Mono, ask: Ask, actions: &mut Vec<Action>) {
+        let (reason, then) = match ask {
+            Ask::Stop => (Reason::Stopped, Then::Stop),
+            Ask::Complete => (Reason::Complete, Then::Stop),
+            Ask::Pause => (Reason::Paused, Then::Pause),
+            Ask::Reconnect => (Reason::Reconnect, Then::AtOnce),
+            Ask::Resume => {
+                self.resume(now, actions);
+                return;
+            }
+        };
+        match &mut self.state {
+            State::Stopped => {}
+            // A paused feed stays paused until somebody resumes or stops it.
+            State::Paused => match then {
+                Then::Stop => self.state = State::Stopped,
+                Then::Backoff | Then::AtOnce | Then::Pause => {}
+            },
+            State::Waiting { .. } => self.go_on(now, then, actions),
+            State::Connecting { .. } => {
+                actions.push(Action::Disconnect(reason));
+                self.go_on(now, then, actions);
+            }
+            State::Subscribing { .. } | State::Live { .. } => {
+                self.close(now, reason, then, actions);
+            }
+            State::Closing { then: current, .. } => {
+                // A stop is final; what an operator asks for now does not wait for the handshake.
+                if *current != Then::Stop {
+                    *current = then;
+                }
+                if then == Then::AtOnce {
+                    self.closed(now, actions);
+                }
+            }
+        }
+    }
+
+    fn resume(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Paused => {
+                actions.push(Action::NoteResumed);
+                self.state = State::Waiting { until: now };
+            }
+            State::Closing { then, .. } if *then == Then::Pause => {
+                *then = Then::AtOnce;
+                self.closed(now, actions);
+            }
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Subscribing { .. }
+            | State::Live { .. }
+            | State::Closing { .. }
+            | State::Stopped => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! Traces of the session machine: a script of inputs, and every action it leads to.
+
+use super::*;
+use expect_test::{Expect, expect};
+
+const START: u64 = 1_000_000_000_000;
+
+fn rules() -> Rules {
+    Rules {
+        connect_timeout: Duration::from_secs(10),
+        // Equal bounds make the waits lie between 0.5 s and 1 s: shown as the state only.
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(60),
+        ping_every: Duration::from_secs(20),
+        pong_deadline: Duration::from_secs(20),
+        stale_after: Duration::from_secs(300),
+        subscriptions: 0,
+    }
+}
+
+fn ms(ms: u64) -> Mono {
+    Mono(START + ms * 1_000_000)
+}
+
+fn state(session: &Session) -> &'static str {
+    match session.state {
+        State::Waiting { .. } => "Waiting",
+        State::Connecting { .. } => "Connecting",
+        State::Subscribing { .. } => "Subscribing",
+        State::Live { .. } => "Live",
+        State::Closing { .. } => "Closing",
+        State::Paused => "Paused",
+        State::Stopped => "Stopped",
+    }
+}
+
+fn lost() -> Input {
+    Input::Broken(Reason::Lost { cause: "reset".into() })
+}
+
+fn failed() -> Input {
+    let reason = Reason::Failed { stage: Stage::Connect, cause: "refused".into() };
+    Input::ConnectFailed { reason, retry_after: None }
+}
+
+fn describe(action: &Action) -> String {
+    match action {
+        Action::Disconnect(reason) => format!("Disconnect({reason})"),
+        Action::Connect { by } => format!("Connect(by {} ms)", (by.0 - START) / 1_000_000),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Plays `(ms, input)` pairs and compares the trace: time, actions, the state after.
+fn check(rules: Rules, script: &[(u64, Input)], expected: Expect) {
+    let mut session = Session::new(rules, 1, ms(0));
+    let mut trace = String::new();
+    for (at, input) in script {
+        let mut actions = Vec::new();
+        session.handle(ms(*at), input.clone(), &mut actions);
+        let actions: Vec<_> = actions.iter().map(describe).collect();
+        trace.push_str(&format!("{at}: {} -> {}\n", actions.join(", "), state(&session)));
+    }
+    expected.assert_eq(&trace);
+}
+
+#[test]
+fn connects_subscribes_pings_and_stops() {
+    check(
+        Rules { subscriptions: 2, ..rules() },
+        &[
+            (0, Input::Tick),
+            (40, Input::Connected),
+            (41, Input::Subscribed),
+            (50, Input::Received { data: true }),
+            (20_040, Input::Tick),
+            (20_060, Input::Received { data: false }),
+            (40_040, Input::Tick),
+            (40_050, Input::Received { data: true }),
+            (50_000, Input::Asked(Ask::Stop)),
+            (50_020, Input::Received { data: true }),
+            (50_030, Input::Closed),
+            (99_000, Input::Tick),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            40: Subscribe(0), Subscribe(1) -> Subscribing
+            41: GoLive -> Live
+            50:  -> Live
+            20040: Ping -> Live
+            20060:  -> Live
+            40040: Ping -> Live
+            40050:  -> Live
+            50000: Close { code: 1000, frames: true } -> Closing
+            50020:  -> Closing
+            50030: Disconnect(stopped) -> Stopped
+            99000:  -> Stopped
+        "#]],
+    );
+}
+
+#[test]
+fn a_lost_connection_waits_and_comes_back() {
+    check(
+        rules(),
+        &[
+            (0, Input::Tick),
+            (10, failed()),
+            (100, Input::Tick),
+            (1_010, Input::Tick),
+            (1_020, Input::Connected),
+            (1_500, lost()),
+            (1_501, Input::Tick),
+            (9_000, Input::Tick),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            10: Disconnect(connect: refused) -> Waiting
+            100:  -> Waiting
+            1010: Connect(by 11010 ms) -> Connecting
+            1020: GoLive -> Live
+            1500: Disconnect(lost: reset) -> Waiting
+            1501:  -> Waiting
+            9000: Connect(by 19000 ms) -> Connecting
+        "#]],
+    );
+}
+
+#[test]
+fn silence_is_found_by_data_not_by_pongs() {
+    check(
+        Rules { stale_after: Duration::from_secs(30), ..rules() },
+        &[
+            (0, Input::Tick),
+            (5_000, Input::Connected),
+            (25_000, Input::Tick),
+            (25_001, Input::Received { data: false }),
+            (29_999, Input::Tick),
+            (30_000, Input::Tick),
+            (30_500, Input::Tick),
+            (31_000, Input::Tick),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            5000: GoLive -> Live
+            25000: Ping -> Live
+            25001:  -> Live
+            29999:  -> Live
+            30000: NoteStale(30s), Close { code: 1001, frames: true } -> Closing
+            30500:  -> Closing
+            31000: Disconnect(stale: no data for 30s) -> Waiting
+        "#]],
+    );
+}
+
+#[test]
+fn no_pong_ends_it_and_further_pings_do_not_put_that_off() {
+    check(
+        Rules {
+            ping_every: Duration::from_secs(1),
+            pong_deadline: Duration::from_secs(3),
+            ..rules()
+        },
+        &[
+            (0, Input::Tick),
+            (0, Input::Connected),
+            (1_000, Input::Tick),
+            (2_000, Input::Tick),
+            (3_000, Input::Tick),
+            (4_000, Input::Tick),
+            (4_001, lost()),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            0: GoLive -> Live
+            1000: Ping -> Live
+            2000: Ping -> Live
+            3000: Ping -> Live
+            4000: Close { code: 1001, frames: true } -> Closing
+            4001: Disconnect(timeout: pong (3s)) -> Waiting
+        "#]],
+    );
+}
+
+#[test]
+fn the_server_closes_or_errs() {
+    let closed = Reason::ServerClosed { code: Some(4000), text: "bye".into() };
+    let protocol = Reason::Protocol { cause: "masked".into() };
+    check(
+        rules(),
+        &[
+            (0, Input::Tick),
+            (0, Input::Connected),
+            (10, Input::Broken(closed)),
+            (2_000, Input::Tick),
+            (2_000, Input::Connected),
+            (2_010, Input::Broken(protocol)),
+            (2_020, Input::Closed),
+            (9_000, Input::Tick),
+            (9_000, Input::Connected),
+            (9_010, Input::Broken(Reason::InvalidUtf8)),
+            (10_010, Input::Tick),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            0: GoLive -> Live
+            10: Disconnect(closed by server: 4000 'bye') -> Waiting
+            2000: Connect(by 12000 ms) -> Connecting
+            2000: GoLive -> Live
+            2010: Close { code: 1002, frames: false } -> Closing
+            2020: Disconnect(protocol error: masked) -> Waiting
+            9000: Connect(by 19000 ms) -> Connecting
+            9000: GoLive -> Live
+            9010: Close { code: 1007, frames: false } -> Closing
+            10010: Disconnect(protocol error: text message is not UTF-8) -> Waiting
+        "#]],
+    );
+}
+
+#[test]
+fn what_an_operator_asks_for_does_not_wait() {
+    check(
+        rules(),
+        &[
+            (0, Input::Tick),
+            (0, Input::Connected),
+            (10, Input::Asked(Ask::Reconnect)),
+            (20, Input::Asked(Ask::Reconnect)),
+            (20, Input::Tick),
+            (30, Input::Connected),
+            (40, Input::Asked(Ask::Pause)),
+            (50, Input::Closed),
+            (60, Input::Tick),
+            (70, Input::Asked(Ask::Reconnect)),
+            (80, Input::Asked(Ask::Resume)),
+            (80, Input::Tick),
+            (90, Input::Connected),
+            (95, Input::Asked(Ask::Pause)),
+            (96, Input::Asked(Ask::Resume)),
+            (96, Input::Tick),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            0: GoLive -> Live
+            10: Close { code: 1000, frames: true } -> Closing
+            20: Disconnect(reconnect asked for) -> Waiting
+            20: Connect(by 10020 ms) -> Connecting
+            30: GoLive -> Live
+            40: Close { code: 1000, frames: true } -> Closing
+            50: Disconnect(paused), NotePaused -> Paused
+            60:  -> Paused
+            70:  -> Paused
+            80: NoteResumed -> Waiting
+            80: Connect(by 10080 ms) -> Connecting
+            90: GoLive -> Live
+            95: Close { code: 1000, frames: true } -> Closing
+            96: Disconnect(paused) -> Waiting
+            96: Connect(by 10096 ms) -> Connecting
+        "#]],
+    );
+}
+
+#[test]
+fn a_stop_is_prompt_from_anywhere() {
+    for script in [
+        vec![],
+        vec![(0, Input::Tick)],
+        vec![(0, Input::Tick), (1, failed())],
+        vec![(0, Input::Tick), (1, Input::Connected)],
+        vec![(0, Input::Tick), (1, Input::Connected), (2, Input::Asked(Ask::Reconnect))],
+        vec![(0, Input::Tick), (1, Input::Connected), (2, Input::Asked(Ask::Pause))],
+        vec![(0, Input::Asked(Ask::Pause))],
+    ] {
+        let mut session = Session::new(rules(), 1, ms(0));
+        let mut actions = Vec::new();
+        for (at, input) in &script {
+            session.handle(ms(*at), input.clone(), &mut actions);
+        }
+        session.handle(ms(10), Input::Asked(Ask::Stop), &mut actions);
+        session.handle(ms(1_010), Input::Tick, &mut actions);
+        assert!(session.is_stopped(), "{script:?}: {}", state(&session));
+    }
+}
+
+#[test]
+fn subscriptions_that_do_not_leave_time_out() {
+    check(
+        Rules { subscriptions: 1, ..rules() },
+        &[(0, Input::Tick), (100, Input::Connected), (10_100, Input::Tick)],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            100: Subscribe(0) -> Subscribing
+            10100: Disconnect(timeout: subscribe (10s)) -> Waiting
+        "#]],
+    );
+}
+
+#[test]
+fn only_a_healthy_connection_resets_the_backoff() {
+    let check = |live_ms: u64, reason: Input, attempts: u32| {
+        let mut session = Session::new(rules(), 1, ms(0));
+        let mut actions = Vec::new();
+        let mut at = 0;
+        for _ in 0..3 {
+            session.handle(ms(at), Input::Tick, &mut actions);
+            session.handle(ms(at), failed(), &mut actions);
+            at += 120_000;
+        }
+        session.handle(ms(at), Input::Tick, &mut actions);
+        session.handle(ms(at), Input::Connected, &mut actions);
+        session.handle(ms(at + live_ms), reason, &mut actions);
+        assert_eq!(session.attempts(), attempts, "after {live_ms} ms");
+    };
+    check(1_000, lost(), 4);
+    check(29_999, lost(), 4);
+    check(30_000, lost(), 1);
+}
+
+#[test]
+fn random_inputs_keep_the_invariants() {
+    for seed in 0..2_000u64 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let rules = Rules { subscriptions: random.usize(0..3), ..rules() };
+        let mut session = Session::new(rules, seed, ms(0));
+        let (mut at, mut open, mut connecting) = (0u64, false, false);
+        for step in 0..200 {
+            at += random.u64(0..8_000);
+            let input = match random.u8(0..13) {
+                0..=3 => Input::Tick,
+                4 | 5 if connecting => Input::Connected,
+                6 if connecting => failed(),
+                7 => Input::Subscribed,
+                8 => Input::Received { data: random.bool() },
+                9 if open => lost(),
+                10 if open => Input::Closed,
+                11 => Input::Asked(if random.bool() { Ask::Pause } else { Ask::Resume }),
+                12 => Input::Asked(Ask::Reconnect),
+                _ => Input::Tick,
+            };
+            if input == Input::Connected {
+                (open, connecting) = (true, false);
+            }
+            let mut actions = Vec::new();
+            session.handle(ms(at), input.clone(), &mut actions);
+            for action in &actions {
+                let context = format!("seed {seed}, step {step}: {input:?} -> {actions:?}");
+                match action {
+                    Action::Connect { by } => {
+                        assert!(!open && !connecting && *by > ms(at), "{context}");
+                        connecting = true;
+                    }
+                    Action::Disconnect(_) => {
+                        assert!(open || connecting, "{context}");
+                        (open, connecting) = (false, false);
+                    }
+                    Action::Subscribe(_)
+                    | Action::GoLive
+                    | Action::Ping
+                    | Action::NoteStale(_)
+                    | Action::Close { .. } => assert!(open, "{context}"),
+                    Action::NotePaused | Action::NoteResumed => assert!(!open, "{context}"),
+                }
+            }
+            let due = session.deadline();
+            let waits = matches!(session.state, State::Waiting { .. });
+            assert!(!waits || due.is_some(), "seed {seed}: a waiting feed always comes back");
+        }
+    }
+}

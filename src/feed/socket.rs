@@ -1,0 +1,195 @@
+//! The socket of a feed, below TLS: non-blocking, and each read tells when its bytes came in.
+//!
+//! Owns the TCP socket, its options and the receive stamps. TLS and WebSocket lie above it
+//! ([`super::transport`]).
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
+    recvmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeSpec;
+
+use super::wait::Interest;
+use crate::clock::{self, UnixNs};
+use crate::tape::event::StampClock;
+
+/// OpenSSL reads each record's 5-byte head and body by themselves. With this buffer below it one
+/// recvmsg brings several records; without it TLS costs about twice the system calls.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+
+/// A connected or connecting TCP socket.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: TcpStream,
+    want: StampClock,
+    control: Vec<u8>,
+    stamp: UnixNs,
+    stamped_by: StampClock,
+    blocked_on: Interest,
+    wire_bytes: u64,
+    ahead: Option<ReadAhead>,
+}
+
+#[derive(Debug)]
+struct ReadAhead {
+    buf: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Socket {
+    /// Begins to connect to `address`; done once [`Socket::finish_connect`] says so.
+    ///
+    /// # Errors
+    /// Those of socket(2), setsockopt(2), connect(2).
+    pub fn connect(address: SocketAddr, want: StampClock) -> io::Result<Socket> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = socket(family, SockType::Stream, flags, None)?;
+        setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+        if want == StampClock::Kernel {
+            // A kernel without it stamps nothing: then the clock is read after each read.
+            let _ = setsockopt(&fd, sockopt::ReceiveTimestampns, &true);
+        }
+        match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Socket {
+            tcp: TcpStream::from(fd),
+            want,
+            control: nix::cmsg_space!(TimeSpec),
+            stamp: 0,
+            stamped_by: StampClock::User,
+            blocked_on: Interest::Write,
+            wire_bytes: 0,
+            ahead: None,
+        })
+    }
+
+    /// After the socket became writable: whether the connection stands.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn finish_connect(&self) -> io::Result<()> {
+        match self.tcp.take_error()? {
+            Some(error) => Err(error),
+            None => self.tcp.peer_addr().map(|_| ()),
+        }
+    }
+
+    /// Reads ahead from now on; for TLS, which reads in small pieces.
+    pub fn read_ahead(&mut self) {
+        let buf = vec![0; READ_AHEAD_BYTES].into_boxed_slice();
+        self.ahead = Some(ReadAhead { buf, start: 0, end: 0 });
+    }
+
+    /// When the bytes of the last read came in.
+    pub fn stamp(&self) -> UnixNs {
+        self.stamp
+    }
+
+    /// Where that stamp is from.
+    pub fn stamped_by(&self) -> StampClock {
+        self.stamped_by
+    }
+
+    /// What the last call that would have blocked waits for.
+    pub fn blocked_on(&self) -> Interest {
+        self.blocked_on
+    }
+
+    /// Bytes received since the start.
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
+    }
+
+    /// Tells the other side that nothing more will come.
+    pub fn shutdown_write(&self) {
+        // It fails where the connection is gone already, which is what was asked for.
+        let _ = self.tcp.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Socket { tcp, control, .. } = self;
+        let (bytes, stamp) = if self.want == StampClock::Kernel {
+            receive_stamped(tcp, buf, control)?
+        } else {
+            ((&*tcp).read(buf)?, None)
+        };
+        if bytes > 0 {
+            self.stamped_by = if stamp.is_some() { StampClock::Kernel } else { StampClock::User };
+            self.stamp = stamp.unwrap_or_else(clock::wall_now);
+            self.wire_bytes += bytes as u64;
+        }
+        Ok(bytes)
+    }
+}
+
+/// One recvmsg(2); the stamp is that of the last segment of the bytes read.
+fn receive_stamped(
+    tcp: &TcpStream,
+    buf: &mut [u8],
+    control: &mut Vec<u8>,
+) -> io::Result<(usize, Option<UnixNs>)> {
+    control.clear();
+    let room = control.capacity();
+    control.resize(room, 0);
+    let mut slices = [IoSliceMut::new(buf)];
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<()>(tcp.as_raw_fd(), &mut slices, Some(control), flags)?;
+    let stamp = message.cmsgs().ok().and_then(|mut messages| {
+        messages.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(time) => {
+                Some(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+            }
+            _ => None,
+        })
+    });
+    Ok((message.bytes, stamp))
+}
+
+impl Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.blocked_on = Interest::Read;
+        let Some(mut ahead) = self.ahead.take() else {
+            return self.receive(buf);
+        };
+        let mut result = Ok(());
+        if ahead.start == ahead.end {
+            result = self.receive(&mut ahead.buf).map(|bytes| {
+                (ahead.start, ahead.end) = (0, bytes);
+            });
+        }
+        let bytes = buf.len().min(ahead.end - ahead.start);
+        buf[..bytes].copy_from_slice(&ahead.buf[ahead.start..ahead.start + bytes]);
+        ahead.start += bytes;
+        self.ahead = Some(ahead);
+        result.map(|()| bytes)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.blocked_on = Interest::Write;
+        self.tcp.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+}

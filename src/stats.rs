@@ -1,0 +1,168 @@
+//! The recorder's counters: what closing reports, progress displays and metrics are made of.
+//!
+//! The only place where threads share atomics. All are `Relaxed`: they are figures to look at, and
+//! nothing is decided by them, except where a field says otherwise.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::tape::event::GapReason;
+
+/// A count that one thread adds to and others look at.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What is lost, and how often, by cause.
+#[derive(Debug, Default)]
+pub struct Gaps {
+    holes: [Counter; GapReason::ALL.len()],
+    messages: [Counter; GapReason::ALL.len()],
+    bytes: [Counter; GapReason::ALL.len()],
+}
+
+/// The figures of one cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapFigures {
+    /// The cause.
+    pub reason: GapReason,
+    /// Holes written to the tape.
+    pub holes: u64,
+    /// Messages known to be lost in them.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+}
+
+impl Gaps {
+    /// Counts a hole; `messages` and `bytes` where known, else 0.
+    pub fn count(&self, reason: GapReason, messages: u64, bytes: u64) {
+        let at = reason as usize;
+        self.holes[at].add(1);
+        self.messages[at].add(messages);
+        self.bytes[at].add(bytes);
+    }
+
+    /// The causes that occurred.
+    pub fn figures(&self) -> Vec<GapFigures> {
+        GapReason::ALL
+            .into_iter()
+            .map(|reason| {
+                let at = reason as usize;
+                GapFigures {
+                    reason,
+                    holes: self.holes[at].get(),
+                    messages: self.messages[at].get(),
+                    bytes: self.bytes[at].get(),
+                }
+            })
+            .filter(|figures| figures.holes > 0)
+            .collect()
+    }
+
+    /// Whether we lost messages ourselves.
+    pub fn is_our_loss(&self) -> bool {
+        self.figures().iter().any(|figures| figures.reason.is_our_loss())
+    }
+}
+
+/// Counters of one feed.
+#[derive(Debug, Default)]
+pub struct FeedStats {
+    /// Messages put on the tape.
+    pub messages: Counter,
+    /// Their payload bytes.
+    pub bytes: Counter,
+    /// Bytes read from the socket, below TLS.
+    pub wire_bytes: Counter,
+    /// Connections that got through the upgrade.
+    pub connections: Counter,
+    /// Attempts that did not.
+    pub connect_failures: Counter,
+    /// Whether a connection is live now (1) or not (0).
+    pub live: Counter,
+    /// Holes by cause.
+    pub gaps: Gaps,
+    /// Plain bytes written to segments.
+    pub tape_bytes: Counter,
+    /// Segments opened.
+    pub segments: Counter,
+    /// Plain bytes of the segments that were sealed.
+    pub sealed_raw_bytes: Counter,
+    /// Bytes of their sealed files.
+    pub sealed_bytes: Counter,
+}
+
+/// Counters of the whole recorder.
+#[derive(Debug, Default)]
+pub struct RecorderStats {
+    /// Turns of the writer's loop: shows that it lives.
+    pub writer_rounds: Counter,
+    /// Seals that failed.
+    pub seal_failures: Counter,
+    /// 1 while the writer can't write and tries again.
+    pub disk_stalled: Counter,
+}
+
+/// What writer and syncer share about one open segment.
+#[derive(Debug, Default)]
+pub struct SegmentProgress {
+    written: AtomicU64,
+    failed: AtomicBool,
+}
+
+impl SegmentProgress {
+    /// The writer has handed so many bytes of the file to the kernel. Release: who reads the
+    /// length may sync what stands below it.
+    pub fn set_written(&self, bytes: u64) {
+        self.written.store(bytes, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Bytes of the file that are with the kernel.
+    pub fn written(&self) -> u64 {
+        self.written.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// The syncer could not sync the segment: the writer must close it for good.
+    pub fn set_failed(&self) {
+        self.failed.store(true, Relaxed);
+    }
+
+    /// Whether syncing failed.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_counted_by_cause() {
+        let gaps = Gaps::default();
+        gaps.count(GapReason::Reconnect, 0, 0);
+        gaps.count(GapReason::Reconnect, 0, 0);
+        assert!(!gaps.is_our_loss());
+        gaps.count(GapReason::Stall, 3, 100);
+        assert!(gaps.is_our_loss());
+        let figures: Vec<_> =
+            gaps.figures().iter().map(|f| (f.reason, f.holes, f.messages, f.bytes)).collect();
+        assert_eq!(figures, [(GapReason::Reconnect, 2, 0, 0), (GapReason::Stall, 1, 3, 100)]);
+    }
+}
