@@ -1,0 +1,499 @@
+//! The writer: one thread that appends the blocks of all feeds to their open segments.
+//!
+//! Owns the open segments: it creates them where a block says so, flushes when nothing more is
+//! there (and at the latest after the flush interval), and closes them. It does no work per
+//! message and nothing slow: syncing and sealing are other threads'. While the disk takes nothing
+//! it keeps the block in hand and tries again on a new segment; the feeds wait or drop, as they
+//! were told.
+
+pub mod segment;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use self::segment::{Abandoned, Segment, SegmentFile};
+use crate::block::{Block, FeedId, Parcel, Pool};
+use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::stats::{FeedStats, RecorderStats};
+use crate::storage::Storage;
+use crate::syncer::SyncItem;
+use crate::tape;
+use crate::tape::event::{Event, GapReason};
+use crate::tape::line::{Line, Stamp};
+use crate::tape::name::{FeedName, SegmentName};
+use crate::units::format_size;
+
+/// Deep enough for formatting a header; nothing recurses here.
+const STACK_BYTES: usize = 128 << 10;
+/// After a round with something to write the writer rests so long, so that blocks gather instead
+/// of waking it one by one. Half of what receive-to-file may take at p99.
+const NAP: Duration = Duration::from_micros(500);
+/// Idle segments and free space are looked at this often.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(500);
+/// A segment whose time is over is closed once nothing came for so long.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// After a failed write it is tried again this often, on a new segment.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// Options of the writer.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterOptions {
+    /// Bytes are with the kernel after this at the latest.
+    pub flush_every: Duration,
+    /// Segments end at multiples of this.
+    pub rotate_every: Duration,
+    /// Nothing is written while less is free, in bytes.
+    pub min_free: u64,
+}
+
+/// Where the tape of one feed goes on.
+#[derive(Debug, Clone)]
+pub struct Tape {
+    /// The feed.
+    pub name: FeedName,
+    /// Its address, secrets hidden.
+    pub url: String,
+    /// Number of the next segment.
+    pub next_number: u64,
+    /// Index of its header.
+    pub next_index: u64,
+    /// The feed's counters.
+    pub stats: Arc<FeedStats>,
+}
+
+/// Starts the writer. It ends when all senders of `parcels` are gone and everything is written,
+/// or, where the disk takes nothing, when `give_up` is closed.
+///
+/// # Errors
+/// No thread to be had.
+#[allow(clippy::too_many_arguments, reason = "each is one of the writer's neighbours")]
+pub fn spawn(
+    options: WriterOptions,
+    storage: Arc<dyn Storage>,
+    tapes: Vec<Tape>,
+    parcels: Receiver<Parcel>,
+    pool: Arc<Pool>,
+    syncer: Sender<SyncItem>,
+    stats: Arc<RecorderStats>,
+    give_up: Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    let now = mono_now();
+    let writer = Writer {
+        options,
+        storage,
+        open: tapes.iter().map(|_| None).collect(),
+        dirty: Vec::with_capacity(tapes.len()),
+        tapes,
+        host: clock::host_name(),
+        boot_id: clock::boot_id(),
+        pool,
+        syncer,
+        stats,
+        give_up,
+        gave_up: false,
+        space_is_low: false,
+        flush_by: None,
+        housekeeping_at: now,
+    };
+    thread::Builder::new()
+        .name("writer".to_string())
+        .stack_size(STACK_BYTES)
+        .spawn(move || writer.run(&parcels))
+}
+
+struct Writer {
+    options: WriterOptions,
+    storage: Arc<dyn Storage>,
+    tapes: Vec<Tape>,
+    open: Vec<Option<Segment>>,
+    /// Feeds whose segments hold bytes that are not with the kernel.
+    dirty: Vec<FeedId>,
+    host: String,
+    boot_id: String,
+    pool: Arc<Pool>,
+    syncer: Sender<SyncItem>,
+    stats: Arc<RecorderStats>,
+    give_up: Receiver<()>,
+    gave_up: bool,
+    space_is_low: bool,
+    flush_by: Option<Mono>,
+    housekeeping_at: Mono,
+}
+
+impl Writer {
+    fn run(mut self, parcels: &Receiver<Parcel>) {
+        loop {
+            let now = mono_now();
+            match parcels.recv_timeout(self.housekeeping_at.since(now)) {
+                Ok(parcel) => {
+                    self.handle(parcel);
+                    self.handle_all(parcels);
+                    self.flush_all();
+                    thread::sleep(NAP);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.stats.writer_rounds.add(1);
+            if mono_now() >= self.housekeeping_at {
+                self.housekeeping();
+            }
+        }
+        for feed in 0..self.tapes.len() {
+            self.close(feed);
+        }
+    }
+
+    fn handle_all(&mut self, parcels: &Receiver<Parcel>) {
+        self.flush_by = Some(mono_now().after(self.options.flush_every));
+        while let Ok(parcel) = parcels.try_recv() {
+            self.handle(parcel);
+            let now = mono_now();
+            if self.flush_by.is_some_and(|by| now >= by) {
+                self.flush_all();
+                self.flush_by = Some(now.after(self.options.flush_every));
+                self.stats.writer_rounds.add(1);
+            }
+        }
+    }
+
+    fn handle(&mut self, parcel: Parcel) {
+        match parcel {
+            Parcel::Lines(block) => {
+                self.write(&block);
+                self.pool.give_back(block);
+            }
+            Parcel::CloseSegment(feed) => self.close(feed),
+        }
+    }
+
+    /// Puts a block on the tape, however often that must be tried.
+    fn write(&mut self, block: &Block) {
+        let feed = block.feed;
+        if self.space_is_low && !self.wait_for_space() {
+            self.count_lost(feed, block.bytes());
+            return;
+        }
+        if block.opens_segment {
+            self.close(feed);
+        }
+        let lines = Lines {
+            bytes: block.bytes(),
+            lines: block.lines,
+            first_ts: block.first_ts,
+            last_ts: block.last_ts,
+            conn: block.conn,
+        };
+        if let Err((error, tried)) = self.try_write(feed, &lines) {
+            let carry = self.give_segment_up(feed, &error, tried, &lines);
+            self.write_carried(feed, carry, block.conn);
+        }
+    }
+
+    fn try_write(&mut self, feed: FeedId, lines: &Lines<'_>) -> Result<(), (io::Error, Tried)> {
+        let now = mono_now();
+        if self.open[feed].as_ref().is_some_and(|segment| segment.progress().failed()) {
+            self.close(feed);
+        }
+        if self.open[feed].is_none() {
+            self.open_segment(feed, lines, now).map_err(|error| (error, Tried::Open))?;
+        }
+        let segment = self.open[feed].as_mut().expect("it was just opened");
+        let before = segment.lines();
+        let mut taken = 0;
+        let result = segment.append(lines.bytes, lines.lines, lines.last_ts, now, &mut taken);
+        let added = segment.lines() - before;
+        if !self.dirty.contains(&feed) {
+            self.dirty.push(feed);
+        }
+        self.tapes[feed].next_index += added;
+        self.tapes[feed].stats.tape_bytes.add(taken as u64);
+        result.map_err(|error| (error, Tried::Append { taken }))
+    }
+
+    fn open_segment(&mut self, feed: FeedId, lines: &Lines<'_>, now: Mono) -> io::Result<()> {
+        let tape = &mut self.tapes[feed];
+        let mut segment = loop {
+            let name = SegmentName::new(&tape.name, tape.next_number, lines.first_ts);
+            match Segment::create(&*self.storage, name, now) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    log::warn!("{}: segment {} is there already", tape.name, tape.next_number);
+                    tape.next_number += 1;
+                }
+                other => break other?,
+            }
+        };
+        let first_index = tape.next_index;
+        let (clock_sync, clock_error_ns) = clock::sync_state();
+        let header = Event::Segment {
+            version: tape::VERSION,
+            feed: tape.name.as_str(),
+            segment: tape.next_number,
+            first_index,
+            url: &tape.url,
+            host: &self.host,
+            boot_id: &self.boot_id,
+            mono_offset_ns: clock::mono_offset_ns(),
+            clock_sync,
+            clock_error_ns,
+            conn: lines.conn,
+            feedtape: env!("CARGO_PKG_VERSION"),
+        };
+        let line = header.to_line(&Stamp::new(lines.first_ts));
+        let mut taken = 0;
+        let written = segment
+            .append(&line, 1, lines.first_ts, now, &mut taken)
+            .and_then(|()| segment.flush());
+        if let Err(error) = written {
+            segment.discard(&*self.storage);
+            return Err(error);
+        }
+        tape.next_number += 1;
+        tape.next_index += 1;
+        tape.stats.segments.add(1);
+        tape.stats.tape_bytes.add(line.len() as u64);
+        let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
+        self.open[feed] = Some(segment);
+        self.tell_syncer(opened);
+        Ok(())
+    }
+
+    /// After an error: the segment is closed for good. Returns the lines that are not on disk.
+    fn give_segment_up(
+        &mut self,
+        feed: FeedId,
+        error: &io::Error,
+        tried: Tried,
+        lines: &Lines<'_>,
+    ) -> Vec<u8> {
+        let name = self.tapes[feed].name.clone();
+        if self.stats.disk_stalled.get() == 0 {
+            log::error!(
+                "{name}: can't write to the tape: {error}; tried again every {} s",
+                RETRY_EVERY.as_secs()
+            );
+        }
+        self.dirty.retain(|dirty| *dirty != feed);
+        let taken = match tried {
+            Tried::Open => return lines.bytes.to_vec(),
+            Tried::Append { taken } => taken,
+        };
+        let Some(segment) = self.open[feed].take() else {
+            return lines.bytes.to_vec();
+        };
+        let lines_before = segment.lines();
+        let first_index = self.tapes[feed].next_index - lines_before;
+        let Abandoned { carry, lines_kept, ended, lines_lost } =
+            segment.abandon(&lines.bytes[taken..]);
+        if lines_lost > 0 {
+            self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
+            log::error!("{name}: {lines_lost} line could not be read back and is lost");
+        }
+        // Where it has no `end`, recovery will add a `recovered` and an `end`.
+        let next_index = first_index + lines_kept + if ended { 0 } else { 2 };
+        self.tapes[feed].next_index = next_index;
+        self.tell_syncer(if ended {
+            SyncItem::Finished { feed, next_index }
+        } else {
+            SyncItem::Abandoned { feed }
+        });
+        carry
+    }
+
+    /// Waits until it is time to try again; `false`: the recorder ends, give up.
+    fn wait_for_disk(&mut self) -> bool {
+        if self.gave_up {
+            return false;
+        }
+        self.stats.disk_stalled.set(1);
+        match self.give_up.recv_timeout(RETRY_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {
+                self.stats.writer_rounds.add(1);
+                true
+            }
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                self.gave_up = true;
+                false
+            }
+        }
+    }
+
+    fn count_lost(&mut self, feed: FeedId, lines: &[u8]) {
+        let (mut messages, mut bytes) = (0, 0);
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if let Ok(line) = Line::parse(line)
+                && line.kind != tape::line::Kind::Event
+            {
+                messages += 1;
+                bytes += line.message_bytes() as u64;
+            }
+        }
+        self.tapes[feed].stats.gaps.count(GapReason::Disk, messages, bytes);
+        let name = &self.tapes[feed].name;
+        log::error!("{name}: {messages} messages are lost: the disk takes nothing");
+    }
+
+    /// Waits until more than `--min-free` is free; `false`: the recorder ends, give up.
+    fn wait_for_space(&mut self) -> bool {
+        while self.space_is_low {
+            if !self.wait_for_disk() {
+                return false;
+            }
+            self.look_at_free_space();
+        }
+        true
+    }
+
+    fn look_at_free_space(&mut self) {
+        let min_free = self.options.min_free;
+        if min_free == 0 {
+            return;
+        }
+        let was_low = self.space_is_low;
+        match self.storage.free_bytes() {
+            Ok(free) => {
+                self.space_is_low = free < min_free;
+                if self.space_is_low && !was_low {
+                    log::error!(
+                        "the disk is nearly full: {} free, less than --min-free {}; nothing is \
+                         written until there is more",
+                        format_size(free),
+                        format_size(min_free)
+                    );
+                }
+            }
+            // Writing will tell what is wrong.
+            Err(error) => log::debug!("can't see how much of the disk is free: {error}"),
+        }
+        if was_low && !self.space_is_low {
+            log::warn!("the disk has room again");
+        }
+    }
+
+    /// Closes the feed's segment, if it has one.
+    fn close(&mut self, feed: FeedId) {
+        let Some(segment) = &mut self.open[feed] else {
+            return;
+        };
+        let before = segment.lines();
+        match segment.end() {
+            Ok(()) => {
+                let added = segment.lines() - before;
+                self.open[feed] = None;
+                self.dirty.retain(|dirty| *dirty != feed);
+                self.tapes[feed].next_index += added;
+                let next_index = self.tapes[feed].next_index;
+                self.tell_syncer(SyncItem::Finished { feed, next_index });
+            }
+            Err(error) => self.rescue(feed, &error),
+        }
+    }
+
+    /// Lines that a failed segment did not take go to a new one.
+    fn write_carried(&mut self, feed: FeedId, mut carry: Vec<u8>, conn: Option<u64>) {
+        while !carry.is_empty() {
+            if !self.wait_for_disk() {
+                self.count_lost(feed, &carry);
+                return;
+            }
+            let lines = Lines::of_carried(&carry, conn);
+            match self.try_write(feed, &lines) {
+                Ok(()) => return,
+                Err((error, tried)) => {
+                    carry = self.give_segment_up(feed, &error, tried, &lines);
+                }
+            }
+        }
+    }
+
+    /// What a flush or an `end` could not write.
+    fn rescue(&mut self, feed: FeedId, error: &io::Error) {
+        let none = Lines::of_carried(&[], None);
+        let carry = self.give_segment_up(feed, error, Tried::Append { taken: 0 }, &none);
+        self.write_carried(feed, carry, None);
+    }
+
+    fn flush_all(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for feed in dirty.drain(..) {
+            let Some(segment) = &mut self.open[feed] else {
+                continue;
+            };
+            if let Err(error) = segment.flush() {
+                self.rescue(feed, &error);
+            } else if self.stats.disk_stalled.get() == 1 {
+                self.stats.disk_stalled.set(0);
+                log::warn!("the disk takes data again");
+            }
+        }
+        // The list keeps its memory for the next round.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn housekeeping(&mut self) {
+        let now = mono_now();
+        self.housekeeping_at = now.after(HOUSEKEEPING_EVERY);
+        self.look_at_free_space();
+        let wall = clock::wall_now();
+        for feed in 0..self.tapes.len() {
+            let over = self.open[feed].as_ref().is_some_and(|segment| {
+                let idle = now.since(segment.appended_at()) >= IDLE_AFTER;
+                idle && self.period_is_over(segment.last_ts(), wall)
+            });
+            if over {
+                self.close(feed);
+            }
+        }
+    }
+
+    fn period_is_over(&self, last_ts: UnixNs, wall: UnixNs) -> bool {
+        let every = self.options.rotate_every.as_nanos() as u64;
+        wall.saturating_sub(IDLE_AFTER.as_nanos() as u64) / every > last_ts / every
+    }
+
+    fn tell_syncer(&self, item: SyncItem) {
+        if self.syncer.send(item).is_err() {
+            // The recorder ends with an error because of it.
+            log::error!("the syncer has ended: a segment is not finished");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Tried {
+    Open,
+    Append { taken: usize },
+}
+
+/// Whole lines on their way to one segment.
+#[derive(Debug, Clone, Copy)]
+struct Lines<'a> {
+    bytes: &'a [u8],
+    lines: u64,
+    first_ts: UnixNs,
+    last_ts: UnixNs,
+    conn: Option<u64>,
+}
+
+impl Lines<'_> {
+    fn of_carried(bytes: &[u8], conn: Option<u64>) -> Lines<'_> {
+        let stamp = |line: Option<&[u8]>| {
+            line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
+        };
+        let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let is_lf = |byte: &u8| *byte == b'\n';
+        Lines {
+            bytes,
+            lines: memchr::memchr_iter(b'\n', bytes).count() as u64,
+            first_ts: stamp(body.split(is_lf).next()),
+            last_ts: stamp(body.rsplit(is_lf).next()),
+            conn,
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! One open segment: its file, its buffer, and what its marks count.
+//!
+//! Owns the bytes from the header to the `end`. After a failed write it is closed for good: cut to
+//! its last whole line, and the lines that are not on disk are handed back for the next one.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::{Mono, UnixNs};
+use crate::stats::SegmentProgress;
+use crate::storage::{Appender, Storage, StorageFile};
+use crate::tape::event::{Counts, Crc32c, Event};
+use crate::tape::line::{Line, Stamp};
+use crate::tape::name::{Form, SegmentName};
+use crate::tape::{EVENT_LINE_BYTES_MAX, MARK_BYTES};
+
+/// Blocks of this size and more go to the file as they are; smaller ones gather here.
+const BUFFER_BYTES: usize = 8 << 10;
+/// The longest mark or end: stamp, keys, two 20-digit numbers, checksum.
+const MARK_LINE_BYTES_MAX: usize = 160;
+/// Pieces in which a failed segment is read back.
+const READ_BACK_BYTES: usize = 64 << 10;
+
+/// A segment being written.
+pub struct Segment {
+    name: SegmentName,
+    file: Arc<dyn StorageFile>,
+    out: BufWriter<Appender>,
+    progress: Arc<SegmentProgress>,
+    /// Lines and bytes that `out` took, and the checksum since the last mark's line.
+    lines: u64,
+    bytes: u64,
+    crc: u32,
+    /// Where the last two marks' lines begin; 0 is the start of the file.
+    marks: [u64; 2],
+    last_ts: UnixNs,
+    appended_at: Mono,
+}
+
+/// What is left of a segment that could not be written.
+pub struct Abandoned {
+    /// Whole lines that are not on disk, marks left out.
+    pub carry: Vec<u8>,
+    /// Lines that stay in the segment, its `end` included.
+    pub lines_kept: u64,
+    /// Whether it got its `end`; else it stays open for recovery.
+    pub ended: bool,
+    /// Lines lost because not even reading back worked; 1 at most.
+    pub lines_lost: u64,
+}
+
+impl Segment {
+    /// Creates the file, which must not be there. Nothing is written yet.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn create(storage: &dyn Storage, name: SegmentName, now: Mono) -> io::Result<Segment> {
+        let path = name.path(Form::Open);
+        let file = match storage.create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                storage.create_dirs(&name.folder())?;
+                storage.create(&path)?
+            }
+            other => other?,
+        };
+        Ok(Segment {
+            name,
+            out: BufWriter::with_capacity(BUFFER_BYTES, Appender(file.clone())),
+            file,
+            progress: Arc::default(),
+            lines: 0,
+            bytes: 0,
+            crc: 0,
+            marks: [0, 0],
+            last_ts: 0,
+            appended_at: now,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &SegmentName {
+        &self.name
+    }
+
+    /// Its path while it is open, relative to the recording.
+    pub fn path(&self) -> PathBuf {
+        self.name.path(Form::Open)
+    }
+
+    /// The file, for the syncer.
+    pub fn file(&self) -> &Arc<dyn StorageFile> {
+        &self.file
+    }
+
+    /// What the syncer and the writer tell each other.
+    pub fn progress(&self) -> &Arc<SegmentProgress> {
+        &self.progress
+    }
+
+    /// Lines so far.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Stamp of the last line.
+    pub fn last_ts(&self) -> UnixNs {
+        self.last_ts
+    }
+
+    /// When something was last appended.
+    pub fn appended_at(&self) -> Mono {
+        self.appended_at
+    }
+
+    /// Appends whole lines, and a mark when it is time for one; `taken` tells how many of the
+    /// bytes were taken, also where it fails.
+    ///
+    /// # Errors
+    /// Those of the disk; then [`Segment::abandon`] it.
+    pub fn append(
+        &mut self,
+        chunk: &[u8],
+        lines: u64,
+        last_ts: UnixNs,
+        now: Mono,
+        taken: &mut usize,
+    ) -> io::Result<()> {
+        debug_assert_eq!(chunk.last(), Some(&b'\n'));
+        self.take(chunk, taken)?;
+        self.lines += lines;
+        self.last_ts = last_ts;
+        self.appended_at = now;
+        if self.bytes - self.marks[1] >= MARK_BYTES {
+            self.mark()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: &[u8], taken: &mut usize) -> io::Result<()> {
+        *taken = 0;
+        while *taken < chunk.len() {
+            let rest = &chunk[*taken..];
+            match self.out.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => {
+                    self.crc = crc32c::crc32c_append(self.crc, &rest[..bytes]);
+                    self.bytes += bytes as u64;
+                    *taken += bytes;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) -> io::Result<()> {
+        let at = self.bytes;
+        let mut line = [0; MARK_LINE_BYTES_MAX];
+        let len = mark_line(&Event::Mark(self.counts()), self.last_ts, &mut line)?;
+        self.crc = 0;
+        self.take(&line[..len], &mut 0)?;
+        self.lines += 1;
+        self.marks = [self.marks[1], at];
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { lines: self.lines, bytes: self.bytes, crc32c: Crc32c(self.crc) }
+    }
+
+    /// Hands what is buffered to the kernel.
+    ///
+    /// # Errors
+    /// Those of the disk; then [`Segment::abandon`] it.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.progress.set_written(self.bytes);
+        Ok(())
+    }
+
+    /// Writes the `end`, and all of it to the kernel. Then the segment is finished.
+    ///
+    /// # Errors
+    /// Those of the disk; then [`Segment::abandon`] it.
+    pub fn end(&mut self) -> io::Result<()> {
+        let mut line = [0; MARK_LINE_BYTES_MAX];
+        let len = mark_line(&Event::End(self.counts()), self.last_ts, &mut line)?;
+        self.take(&line[..len], &mut 0)?;
+        self.lines += 1;
+        self.flush()
+    }
+
+    /// Gives the segment up after an error: cuts it to its last whole line, ends it if the disk
+    /// allows, and returns the lines that are not on disk. `rest` is what an append did not take.
+    pub fn abandon(self, rest: &[u8]) -> Abandoned {
+        let Segment { file, out, lines, bytes, marks, last_ts, .. } = self;
+        // A BufWriter that is dropped would write once more, so it is taken apart.
+        let (appender, buffered) = out.into_parts();
+        drop(appender);
+        let buffered = buffered.unwrap_or_default();
+        let on_disk = bytes - buffered.len() as u64;
+        let (keep, torn, lines_lost) = match torn_line(&*file, on_disk) {
+            Ok((keep, torn)) => (keep, torn, 0),
+            Err(_) => (on_disk, Vec::new(), u64::from(on_disk > 0)),
+        };
+        let mut carry = torn;
+        carry.extend_from_slice(&buffered);
+        // `lines` counts whole appends; the one that failed was partly taken.
+        let taken_lines = count_lines(&carry);
+        carry.extend_from_slice(rest);
+        let lines_kept = lines.saturating_sub(taken_lines.min(lines));
+        let carry = without_marks(carry);
+        let ended =
+            lines_lost == 0 && end_after_cut(&*file, keep, lines_kept, marks, last_ts).is_ok();
+        if !ended {
+            // Recovery will cut it if this fails too.
+            let _ = file.truncate(keep);
+        }
+        Abandoned { carry, lines_kept: lines_kept + u64::from(ended), ended, lines_lost }
+    }
+
+    /// Removes a segment whose header could not be written.
+    pub fn discard(self, storage: &dyn Storage) {
+        let path = self.path();
+        let (appender, _) = self.out.into_parts();
+        drop(appender);
+        if let Err(error) = storage.remove(&path) {
+            log::warn!("can't remove the empty segment '{}': {error}", path.display());
+        }
+    }
+}
+
+fn mark_line(event: &Event<'_>, ts: UnixNs, line: &mut [u8]) -> io::Result<usize> {
+    let room = line.len();
+    let mut out = &mut line[..];
+    event.append_line(&Stamp::new(ts), &mut out)?;
+    let left = out.len();
+    Ok(room - left)
+}
+
+/// Where the last whole line ends, and the bytes after it.
+fn torn_line(file: &dyn StorageFile, on_disk: u64) -> io::Result<(u64, Vec<u8>)> {
+    let mut tail = Vec::new();
+    let mut from = on_disk;
+    while from > 0 {
+        let piece = (READ_BACK_BYTES as u64).min(from);
+        from -= piece;
+        let mut buf = vec![0; piece as usize];
+        read_exact_at(file, from, &mut buf)?;
+        if let Some(at) = memchr::memrchr(b'\n', &buf) {
+            let mut torn = buf.split_off(at + 1);
+            torn.extend_from_slice(&tail);
+            return Ok((from + at as u64 + 1, torn));
+        }
+        buf.extend_from_slice(&tail);
+        tail = buf;
+    }
+    Ok((0, tail))
+}
+
+fn read_exact_at(file: &dyn StorageFile, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(offset + done as u64, &mut buf[done..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => done += bytes,
+        }
+    }
+    Ok(())
+}
+
+fn end_after_cut(
+    file: &dyn StorageFile,
+    keep: u64,
+    lines: u64,
+    marks: [u64; 2],
+    last_ts: UnixNs,
+) -> io::Result<()> {
+    let from = *marks
+        .iter()
+        .rev()
+        .find(|at| **at < keep)
+        .ok_or_else(|| io::Error::other("nothing of the segment is on disk"))?;
+    file.truncate(keep)?;
+    let mut crc = 0;
+    let mut last_line = Vec::new();
+    let mut at = from;
+    let mut buf = vec![0; READ_BACK_BYTES];
+    while at < keep {
+        let piece = buf.len().min((keep - at) as usize);
+        read_exact_at(file, at, &mut buf[..piece])?;
+        crc = crc32c::crc32c_append(crc, &buf[..piece]);
+        keep_last_stamp(&mut last_line, &buf[..piece]);
+        at += piece as u64;
+    }
+    let ts = Line::parse(&last_line).map_or(last_ts, |line| line.ts.min(last_ts));
+    let mut line = [0; MARK_LINE_BYTES_MAX];
+    let counts = Counts { lines, bytes: keep, crc32c: Crc32c(crc) };
+    let len = mark_line(&Event::End(counts), ts, &mut line)?;
+    let mut done = 0;
+    while done < len {
+        match file.append(&line[done..len])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            bytes => done += bytes,
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the first bytes of the last line seen so far, enough for its stamp and kind.
+fn keep_last_stamp(last_line: &mut Vec<u8>, piece: &[u8]) {
+    const ENOUGH: usize = 20;
+    let body = piece.strip_suffix(b"\n").unwrap_or(piece);
+    if let Some(at) = memchr::memrchr(b'\n', body) {
+        last_line.clear();
+        last_line.extend(body[at + 1..].iter().take(ENOUGH));
+    } else if last_line.len() < ENOUGH {
+        let room = ENOUGH - last_line.len();
+        last_line.extend(body.iter().take(room));
+    }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}
+
+/// The lines without marks, which count what stands in another segment, and headers.
+fn without_marks(lines: Vec<u8>) -> Vec<u8> {
+    let is_ours = |line: &[u8]| {
+        line.len() < EVENT_LINE_BYTES_MAX
+            && line.get(19..).is_some_and(|event| {
+                [
+                    &b"!{\"event\":\"mark\","[..],
+                    b"!{\"event\":\"segment\",",
+                    b"!{\"event\":\"end\",",
+                ]
+                .iter()
+                .any(|start| event.starts_with(start))
+            })
+    };
+    let mut kept = Vec::with_capacity(lines.len());
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        if !is_ours(line) {
+            kept.extend_from_slice(line);
+        }
+    }
+    kept
+}
+
+/// What the syncer needs of a segment.
+pub struct SegmentFile {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its file.
+    pub file: Arc<dyn StorageFile>,
+    /// How far it is written.
+    pub progress: Arc<SegmentProgress>,
+}
+
+impl SegmentFile {
+    /// Folder of the segment, relative to the recording.
+    pub fn folder(&self) -> PathBuf {
+        self.name.folder()
+    }
+
+    /// The two folders above it, down from the recording's own.
+    pub fn parents(&self) -> [PathBuf; 2] {
+        [PathBuf::new(), Path::new(&self.name.feed.folder()).to_path_buf()]
+    }
+}
+
+impl From<&Segment> for SegmentFile {
+    fn from(segment: &Segment) -> SegmentFile {
+        SegmentFile {
+            name: segment.name.clone(),
+            file: segment.file.clone(),
+            progress: segment.progress.clone(),
+        }
+    }
+}
