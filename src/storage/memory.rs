@@ -77,10 +77,10 @@ impl MemoryDisk {
             .filter(|(path, _)| reachable(path))
             .map(|(path, node)| (path.clone(), *node))
             .collect();
-        let files = state.files.iter().map(|file| Content {
-            bytes: file.durable.clone(),
-            durable: file.durable.clone(),
-        });
+        let files = state
+            .files
+            .iter()
+            .map(|file| Content { bytes: file.durable.clone(), durable: file.durable.clone() });
         let after = State {
             durable_names: names.clone(),
             names,
@@ -406,10 +406,10 @@ mod tests {
         kept.append(b"durable").unwrap();
         kept.sync().unwrap();
         kept.append(b" lost").unwrap();
-        assert_eq!(disk.crash().files(), [path(""); 0], "no folder was synced");
+        assert!(disk.crash().files().is_empty(), "no folder was synced");
         disk.sync_dir(path("a/b")).unwrap();
         disk.sync_dir(path("a")).unwrap();
-        assert_eq!(disk.crash().files(), [path(""); 0], "the root was not synced");
+        assert!(disk.crash().files().is_empty(), "the root was not synced");
         disk.sync_dir(path("")).unwrap();
         disk.create(path("a/b/unsynced")).unwrap();
         assert_eq!(disk.contents("a/b/kept").unwrap(), b"durable lost");
