@@ -1,13 +1,20 @@
 //! feedtape.
 pub mod backoff;
 pub mod block;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod feed;
+pub mod logging;
+pub mod recorder;
 pub mod recovery;
 pub mod resolver;
+pub mod sealer;
+pub mod service;
 pub mod stats;
 pub mod storage;
 pub mod syncer;
 pub mod tape;
+pub mod tools;
 pub mod units;
 pub mod writer;
