@@ -308,7 +308,13 @@ impl RecordArgs {
             backoff_min,
             backoff_max,
             ping_every: mistakes.span("--ping-every", &self.ping_every, "10ms", "1h", true),
-            pong_deadline: mistakes.span("--pong-deadline", &self.pong_deadline, "10ms", "1h", true),
+            pong_deadline: mistakes.span(
+                "--pong-deadline",
+                &self.pong_deadline,
+                "10ms",
+                "1h",
+                true,
+            ),
             stale_after: mistakes.span("--stale-after", &self.stale_after, "10ms", "30d", true),
             subscriptions: subscriptions.len(),
         };
@@ -400,7 +406,9 @@ impl RecordArgs {
     fn check_subprotocols(&self, mistakes: &mut Mistakes) -> Vec<String> {
         for name in &self.subprotocol {
             let valid = !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b));
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b));
             if !valid {
                 mistakes.add("--subprotocol", name, "is not a token as RFC 6455 asks for");
             }
@@ -491,8 +499,8 @@ impl Mistakes {
             Ok(span) if span.is_zero() && zero_is_off => span,
             Ok(span) if span < bound(min) || span > bound(max) => {
                 let off = if zero_is_off { ", or 0 for off" } else { "" };
-                let (min, max) = (format_span(bound(min)), format_span(bound(max)));
-                self.add(option, text, &format!("must be from {min} to {max}{off}"));
+                let range = format!("{} to {}", format_span(bound(min)), format_span(bound(max)));
+                self.add(option, text, &format!("must be from {range}{off}"));
                 bound(max)
             }
             Ok(span) => span,
@@ -507,8 +515,8 @@ impl Mistakes {
         let bound = |text| parse_size(text).expect("bounds are sizes");
         match parse_size(text) {
             Ok(size) if size < bound(min) || size > bound(max) => {
-                let (min, max) = (format_size(bound(min)), format_size(bound(max)));
-                self.add(option, text, &format!("must be from {min} to {max}"));
+                let range = format!("{} to {}", format_size(bound(min)), format_size(bound(max)));
+                self.add(option, text, &format!("must be from {range}"));
                 bound(max)
             }
             Ok(size) => size,
@@ -562,9 +570,24 @@ mod tests {
         )
         .unwrap_err();
         for quoted in [
-            "'a'", "'Bad'", "'http://h/'", "'_own'", "'7h'", "'1KiB'", "'lzma'", "'0'",
-            "'sometimes'", "'lots'", "'panic'", "'gps'", "'1s'", "'1GiB'", "'a,b'", "--header",
-            "'/does/not/exist'", "--cert needs --key",
+            "'a'",
+            "'Bad'",
+            "'http://h/'",
+            "'_own'",
+            "'7h'",
+            "'1KiB'",
+            "'lzma'",
+            "'0'",
+            "'sometimes'",
+            "'lots'",
+            "'panic'",
+            "'gps'",
+            "'1s'",
+            "'1GiB'",
+            "'a,b'",
+            "--header",
+            "'/does/not/exist'",
+            "--cert needs --key",
         ] {
             assert!(mistakes.iter().any(|m| m.contains(quoted)), "{quoted}: {mistakes:#?}");
         }

@@ -25,9 +25,8 @@ pub fn start(verbosity: i8) {
     builder.filter_level(LevelFilter::Warn).filter_module("feedtape", default);
     builder.parse_default_env();
     if stderr_is_journal() {
-        builder.format(|out, record| {
-            writeln!(out, "<{}>{}", priority(record.level()), record.args())
-        });
+        builder
+            .format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()));
     } else {
         builder.format(|out, record| {
             let level = record.level();

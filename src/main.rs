@@ -1,2 +1,5 @@
-//! The program.
-fn main() {}
+//! The program `feedtape`.
+
+fn main() -> std::process::ExitCode {
+    feedtape::cli::main()
+}

@@ -404,7 +404,7 @@ impl FeedLoop {
             peer: &peer,
             status,
             subprotocol: subprotocol.as_deref(),
-            clock: socket.stamped_by(),
+            clock: socket.clock(),
             at: clock::wall_now(),
         };
         self.lines.set_conn(Some(self.conn));

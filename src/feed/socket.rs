@@ -26,10 +26,9 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Socket {
     tcp: TcpStream,
-    want: StampClock,
+    clock: StampClock,
     control: Vec<u8>,
     stamp: UnixNs,
-    stamped_by: StampClock,
     blocked_on: Interest,
     wire_bytes: u64,
     ahead: Option<ReadAhead>,
@@ -55,20 +54,18 @@ impl Socket {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket(family, SockType::Stream, flags, None)?;
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-        if want == StampClock::Kernel {
-            // A kernel without it stamps nothing: then the clock is read after each read.
-            let _ = setsockopt(&fd, sockopt::ReceiveTimestampns, &true);
-        }
+        // A kernel without it stamps nothing: then the clock is read after each read.
+        let stamped = want == StampClock::Kernel
+            && setsockopt(&fd, sockopt::ReceiveTimestampns, &true).is_ok();
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(Socket {
             tcp: TcpStream::from(fd),
-            want,
+            clock: if stamped { StampClock::Kernel } else { StampClock::User },
             control: nix::cmsg_space!(TimeSpec),
             stamp: 0,
-            stamped_by: StampClock::User,
             blocked_on: Interest::Write,
             wire_bytes: 0,
             ahead: None,
@@ -97,9 +94,9 @@ impl Socket {
         self.stamp
     }
 
-    /// Where that stamp is from.
-    pub fn stamped_by(&self) -> StampClock {
-        self.stamped_by
+    /// Where stamps are from.
+    pub fn clock(&self) -> StampClock {
+        self.clock
     }
 
     /// What the last call that would have blocked waits for.
@@ -120,13 +117,13 @@ impl Socket {
 
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Socket { tcp, control, .. } = self;
-        let (bytes, stamp) = if self.want == StampClock::Kernel {
+        let (bytes, stamp) = if self.clock == StampClock::Kernel {
             receive_stamped(tcp, buf, control)?
         } else {
             ((&*tcp).read(buf)?, None)
         };
         if bytes > 0 {
-            self.stamped_by = if stamp.is_some() { StampClock::Kernel } else { StampClock::User };
+            // The first packets after the option is set may come without a stamp.
             self.stamp = stamp.unwrap_or_else(clock::wall_now);
             self.wire_bytes += bytes as u64;
         }

@@ -1,0 +1,83 @@
+//! The command line: what can be typed, and which code it ends with.
+//!
+//! Owns the subcommands and the exit codes: 0 clean, 1 failed, 2 usage or configuration, 3 done
+//! but something is lost. Results go to stdout, talk to stderr.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::config::RecordArgs;
+use crate::logging;
+use crate::recorder::{self, Recorder};
+use crate::tools::Outcome;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const LOSS: u8 = 3;
+
+#[derive(Debug, clap::Parser)]
+#[command(name = "feedtape", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more; -vv says all.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Say less; -qq says errors only.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    quiet: u8,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Record feeds until told to stop.
+    Record(Box<RecordArgs>),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    recorder::tame_malloc();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing help to a closed pipe is no error worth telling.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    logging::start(cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed());
+    let result = match &cli.command {
+        Command::Record(args) => match args.check() {
+            Ok(options) => record(options),
+            Err(mistakes) => return usage(&mistakes),
+        },
+    };
+    match result {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Loss) => ExitCode::from(LOSS),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn usage(mistakes: &[String]) -> ExitCode {
+    for mistake in mistakes {
+        eprintln!("error: {mistake}");
+    }
+    eprintln!("\nFor more information, try 'feedtape help record'.");
+    ExitCode::from(USAGE)
+}
+
+fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
+    for feed in &options.feeds {
+        log::info!("{}: {}", feed.name, feed.target.url);
+    }
+    let ended = Recorder::start(options)?.run(Duration::from_secs(1), &mut |_| {})?;
+    Ok(if ended.lost { Outcome::Loss } else { Outcome::Clean })
+}
