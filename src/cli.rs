@@ -12,6 +12,7 @@ use crate::config::RecordArgs;
 use crate::logging;
 use crate::recorder::{self, Recorder};
 use crate::tools::Outcome;
+use crate::tools::simulate::{self, SimulateArgs};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -36,6 +37,8 @@ struct Cli {
 enum Command {
     /// Record feeds until told to stop.
     Record(Box<RecordArgs>),
+    /// Run a venue on this machine, for trying and testing.
+    Simulate(SimulateArgs),
 }
 
 /// Runs the program.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
             Ok(options) => record(options),
             Err(mistakes) => return usage(&mistakes),
         },
+        Command::Simulate(args) => simulate::run(args),
     };
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,

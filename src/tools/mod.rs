@@ -1,10 +1,12 @@
-//! Commands that read recordings, and those that help trying the recorder.
+//! The commands beside `record`, one module each. Holds only what they share: how they end.
 
-/// How a command ended that did what it was asked to.
+pub mod simulate;
+
+/// How a command ended that did its work; the exit code follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing to complain about.
+    /// Done, nothing lost: exit code 0.
     Clean,
-    /// Something is lost, or was found to be wrong.
+    /// Done, but something was lost, or a loss was found: exit code 3.
     Loss,
 }
