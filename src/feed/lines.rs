@@ -47,8 +47,8 @@ pub enum EventStamp {
     /// That of the line before it: its connection is live, and messages older than the event's
     /// own time may still be unread.
     Previous,
-    /// Its own wall time.
-    Own,
+    /// Its own wall time, given here.
+    Own(UnixNs),
     /// That of the read that brought it.
     Read(UnixNs),
 }
@@ -311,15 +311,13 @@ impl Lines {
 
     fn push_event(&mut self, stamp: EventStamp, line: &[u8]) -> Result<(), Full> {
         let before = self.stamp;
-        let now = clock::wall_now();
         self.take_stamp(match stamp {
             EventStamp::Previous => before.ts(),
-            EventStamp::Own => now,
-            EventStamp::Read(ts) => ts,
+            EventStamp::Own(ts) | EventStamp::Read(ts) => ts,
         });
         let mut opens_segment = self.begins_segment(line.len());
         if opens_segment && stamp == EventStamp::Previous {
-            self.take_stamp(now);
+            self.take_stamp(clock::wall_now());
             opens_segment = self.begins_segment(line.len());
         }
         if let Err(full) = self.make_room(line.len(), opens_segment) {
@@ -530,7 +528,7 @@ mod tests {
             assert_eq!(rig.text(20, &long), Err(Full));
             rig.lines.drop_message(long.len() as u64);
         }
-        rig.lines.event(EventStamp::Own, &Event::Stale { conn: 1, after_ms: 5, at: 6 });
+        rig.lines.event(EventStamp::Own(25), &Event::Stale { conn: 1, after_ms: 5, at: 6 });
         assert!(rig.lines.is_waiting());
         assert_eq!(rig.sent().len(), 4);
         rig.text(30, "after").unwrap();

@@ -355,12 +355,14 @@ impl FeedLoop {
             }
             Action::NotePaused => {
                 self.lines.hole_begins(GapReason::Paused);
-                self.lines.event(EventStamp::Own, &Event::Paused { at: clock::wall_now() });
+                let at = clock::wall_now();
+                self.lines.event(EventStamp::Own(at), &Event::Paused { at });
                 self.log(log::Level::Info, format_args!("paused"));
                 None
             }
             Action::NoteResumed => {
-                self.lines.event(EventStamp::Own, &Event::Resumed { at: clock::wall_now() });
+                let at = clock::wall_now();
+                self.lines.event(EventStamp::Own(at), &Event::Resumed { at });
                 self.log(log::Level::Info, format_args!("resumed"));
                 None
             }
@@ -372,8 +374,9 @@ impl FeedLoop {
         let now = mono_now();
         self.figures = Figures { since: now, messages: 0, bytes: 0 };
         let url = self.options.target.url.to_string();
-        let event = Event::Connecting { conn: self.conn, url: &url, at: clock::wall_now() };
-        self.lines.event(EventStamp::Own, &event);
+        let at = clock::wall_now();
+        let event = Event::Connecting { conn: self.conn, url: &url, at };
+        self.lines.event(EventStamp::Own(at), &event);
         self.lines.hand_over();
         let limit = self.options.rules.connect_timeout;
         let FeedLoop { options, network, waker, inbox, .. } = self;
@@ -459,7 +462,7 @@ impl FeedLoop {
         }
         self.lines.set_conn(None);
         self.stats.live.set(0);
-        let text = reason.to_string();
+        let (text, at) = (reason.to_string(), clock::wall_now());
         let event = Event::Disconnected {
             conn: self.conn,
             reason: &text,
@@ -467,9 +470,9 @@ impl FeedLoop {
             duration_ms: mono_now().since(self.figures.since).as_millis() as u64,
             messages: self.figures.messages,
             bytes: self.figures.bytes,
-            at: clock::wall_now(),
+            at,
         };
-        self.lines.event(EventStamp::Own, &event);
+        self.lines.event(EventStamp::Own(at), &event);
         self.lines.hand_over();
         let level = match reason {
             Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {

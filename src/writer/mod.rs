@@ -203,15 +203,15 @@ impl Writer {
             self.open_segment(feed, lines, now).map_err(|error| (error, Tried::Open))?;
         }
         let segment = self.open[feed].as_mut().expect("it was just opened");
-        let before = segment.lines();
+        let before = (segment.lines(), segment.bytes());
         let mut taken = 0;
         let result = segment.append(lines.bytes, lines.lines, lines.last_ts, now, &mut taken);
-        let added = segment.lines() - before;
+        let added = (segment.lines() - before.0, segment.bytes() - before.1);
         if !self.dirty.contains(&feed) {
             self.dirty.push(feed);
         }
-        self.tapes[feed].next_index += added;
-        self.tapes[feed].stats.tape_bytes.add(taken as u64);
+        self.tapes[feed].next_index += added.0;
+        self.tapes[feed].stats.tape_bytes.add(added.1);
         result.map_err(|error| (error, Tried::Append { taken }))
     }
 
@@ -379,13 +379,13 @@ impl Writer {
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
-        let before = segment.lines();
+        let before = segment.bytes();
         match segment.end() {
             Ok(()) => {
-                let added = segment.lines() - before;
+                self.tapes[feed].stats.tape_bytes.add(segment.bytes() - before);
                 self.open[feed] = None;
                 self.dirty.retain(|dirty| *dirty != feed);
-                self.tapes[feed].next_index += added;
+                self.tapes[feed].next_index += 1;
                 let next_index = self.tapes[feed].next_index;
                 self.tell_syncer(SyncItem::Finished { feed, next_index });
             }
