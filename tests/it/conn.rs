@@ -19,6 +19,9 @@ use super::wire::{self, CLOSE, ClientFrame, FIN, PING, PONG, TEXT};
 pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two pings of [`Step::PingUntilClose`].
 const PING_EVERY: Duration = Duration::from_millis(20);
+/// A slow answer to the upgrade comes in pieces of this size. Clients take an answer in very many
+/// very small pieces for an attack: tungstenite does from 64 pieces on.
+const SLOW_HEAD_BYTES: usize = 4;
 /// An upgrade request may be so long.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
@@ -95,7 +98,11 @@ enum Ended {
 }
 
 impl Connection {
-    pub fn new(socket: TcpStream, acceptor: Option<SslAcceptor>, shared: Arc<Shared>) -> Connection {
+    pub fn new(
+        socket: TcpStream,
+        acceptor: Option<SslAcceptor>,
+        shared: Arc<Shared>,
+    ) -> Connection {
         socket.set_nodelay(true).unwrap();
         let until = Instant::now() + STEP_DEADLINE;
         Connection {
@@ -131,19 +138,21 @@ impl Connection {
                 Ok(()) => Err("the TLS handshake succeeded".to_string()),
                 Err(_) => Ok(()),
             },
-            Step::Send(_, bytes) => self.send(bytes.as_slice()),
-            Step::SendSlowly(bytes) => self.send_slowly(bytes.as_slice()),
+            Step::Send(bytes) => self.send(bytes.as_slice()),
+            Step::SendSlowly(bytes) => self.send_slowly(bytes.as_slice(), 1),
             Step::PingPong(payload) => self.ping_pong(payload.as_slice()),
             Step::PingUntilClose => self.ping_until_close(),
             Step::ExpectText(text) => self.expect_text(text),
             Step::ExpectPing => self.expect_ping(),
             Step::ExpectClose { codes, answer } => self.expect_close(codes, *answer),
-            Step::ExpectGone | Step::Stall { bare: true } => self.drain(),
+            Step::Stall { bare: true } => self.drain(),
             Step::Stall { bare: false } => self.handshake().and_then(|()| self.drain()),
             Step::Close(code, reason) => self.close(*code, reason),
             Step::Reset => self.reset(),
             Step::Mark(name) => {
-                self.shared.update(|state| drop(state.marks.insert(name.clone())));
+                self.shared.update(|state| {
+                    state.marks.insert(name.clone());
+                });
                 Ok(())
             }
             Step::WaitFor(name) => match self.shared.wait(|state| state.marks.contains(name)) {
@@ -187,8 +196,8 @@ impl Connection {
         result.map_err(|e| format!("sending {} bytes: {e}", bytes.len()))
     }
 
-    fn send_slowly(&mut self, bytes: &[u8]) -> Result<(), String> {
-        bytes.chunks(1).try_for_each(|byte| self.send(byte))
+    fn send_slowly(&mut self, bytes: &[u8], at_once: usize) -> Result<(), String> {
+        bytes.chunks(at_once).try_for_each(|piece| self.send(piece))
     }
 
     /// Reads something into the inbox.
@@ -248,9 +257,8 @@ impl Connection {
             if self.inbox.len() > REQUEST_BYTES_MAX {
                 return Err("the upgrade request has no end".to_string());
             }
-            self.fill().map_err(|_| {
-                format!("no whole upgrade request: {}", wire::brief(&self.inbox))
-            })?;
+            self.fill()
+                .map_err(|_| format!("no whole upgrade request: {}", wire::brief(&self.inbox)))?;
         };
         if self.inbox.len() > end {
             return Err("the client sent more than its upgrade request".to_string());
@@ -277,7 +285,7 @@ impl Connection {
         if let Some(glued) = &answer.glued {
             bytes.extend_from_slice(glued.as_slice());
         }
-        if answer.slowly { self.send_slowly(&bytes) } else { self.send(&bytes) }
+        if answer.slowly { self.send_slowly(&bytes, SLOW_HEAD_BYTES) } else { self.send(&bytes) }
     }
 
     /// The client's next frame; its pings are answered on the way where `skip_pings`.

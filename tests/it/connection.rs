@@ -65,7 +65,8 @@ fn refused_upgrades() {
 
 #[test]
 fn answers_that_are_no_upgrade() {
-    let wrong_key = Answer { accept_key: Some("d3Jvbmcga2V5IGluZGVlZCE=".into()), ..Answer::default() };
+    let wrong_key =
+        Answer { accept_key: Some("d3Jvbmcga2V5IGluZGVlZCE=".into()), ..Answer::default() };
     check("wrong key", &script().upgrade(wrong_key), None, &["accept", "key"]);
     check("garbage", &script().answer(*b"\x16\x03\x01\x02\0\x01\0garbage\r\n\r\n"), None, &[""]);
     check("nothing", &script().answer(*b""), None, &["closed", "end", "eof", "incomplete", "gone"]);
@@ -113,8 +114,7 @@ fn nobody_listens() {
         socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
     let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
     socket::bind(std::os::fd::AsRawFd::as_raw_fd(&holder), &any).unwrap();
-    let bound: SockaddrIn =
-        socket::getsockname(std::os::fd::AsRawFd::as_raw_fd(&holder)).unwrap();
+    let bound: SockaddrIn = socket::getsockname(std::os::fd::AsRawFd::as_raw_fd(&holder)).unwrap();
     for scheme in ["ws", "wss"] {
         check_attempts(&format!("{scheme}://127.0.0.1:{}/", bound.port()), &["refused"]);
     }

@@ -61,8 +61,8 @@ fn texts_of_all_kinds() {
 #[test]
 fn binaries_of_all_kinds() {
     let all_bytes: Vec<u8> = (0..=255).collect();
-    let messages = [&b""[..], b"\0", b"ab", b"abc", b"\n\n\n", b"\xff\xfe", &all_bytes]
-        .map(|bytes| Message::binary(bytes));
+    let messages =
+        [&b""[..], b"\0", b"ab", b"abc", b"\n\n\n", b"\xff\xfe", &all_bytes].map(Message::binary);
     check("", &accept().messages(&messages), &messages);
 }
 

@@ -22,6 +22,7 @@ mod ending;
 mod exact;
 mod protocol;
 mod rotation;
+mod selftest;
 mod tidy;
 mod tls;
 mod usage;

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -27,12 +27,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// The test, once plain and once with TLS, at the same time.
 pub fn on_both(test: impl Fn(Scheme) + Sync) {
     std::thread::scope(|scope| {
-        let runs = [Scheme::Ws, Scheme::Wss].map(|scheme| scope.spawn({
-            let test = &test;
-            move || test(scheme)
-        }));
+        let runs = [Scheme::Ws, Scheme::Wss].map(|scheme| {
+            scope.spawn({
+                let test = &test;
+                move || test(scheme)
+            })
+        });
         let results = runs.map(std::thread::ScopedJoinHandle::join);
-        for panic in results.into_iter().filter_map(Result::err) {
+        if let Some(panic) = results.into_iter().find_map(Result::err) {
             std::panic::resume_unwind(panic);
         }
     });
@@ -80,6 +82,7 @@ pub struct Run {
     servers: Vec<Server>,
     feeds: Vec<String>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     child: Option<Child>,
     /// When the program was started last.
     pub started_ns: u64,
@@ -96,6 +99,7 @@ impl Run {
             servers: Vec::new(),
             feeds: Vec::new(),
             args: Vec::new(),
+            env: Vec::new(),
             child: None,
             started_ns: 0,
             ended_ns: 0,
@@ -171,6 +175,18 @@ impl Run {
         self
     }
 
+    /// Leaves the form of sealed segments to the program.
+    pub fn compress_by_default(mut self) -> Run {
+        let at = self.args.iter().position(|arg| arg == "--compress").unwrap();
+        self.args.drain(at..at + 2);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Run {
+        self.env.push((name.to_string(), value.to_string()));
+        self
+    }
+
     /// A path in the run's folder, beside the recording.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -185,6 +201,7 @@ impl Run {
     pub fn command(&self) -> Command {
         let mut command = program();
         command.arg("record").args(&self.feeds).arg("--out").arg(self.out()).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -209,17 +226,20 @@ impl Run {
         nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal).unwrap();
     }
 
-    /// Waits until a line of the feed's tape holds `text`.
-    pub fn on_tape(&self, text: &str) {
-        let out = self.out();
-        eventually(&format!("'{text}' on the tape"), || {
-            Tape::peek(&out, FEED).iter().any(|line| line.contains(text)).then_some(())
-        });
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
     }
 
-    /// Waits until the program's talk holds `text`.
-    pub fn on_stderr(&self, text: &str) {
-        eventually(&format!("'{text}' on stderr"), || self.stderr().contains(text).then_some(()));
+    /// Waits until a line of the tape of [`FEED`] holds `text`.
+    pub fn on_tape(&self, text: &str) {
+        self.on_tape_of(FEED, text);
+    }
+
+    pub fn on_tape_of(&self, feed: &str, text: &str) {
+        let out = self.out();
+        eventually(&format!("'{text}' on the tape of {feed}"), || {
+            Tape::peek(&out, feed).iter().any(|line| line.contains(text)).then_some(())
+        });
     }
 
     pub fn stderr(&self) -> String {
@@ -235,24 +255,36 @@ impl Run {
     }
 
     fn wait(mut self, code: i32) -> Run {
+        let status = self.exit_status();
+        let failures: Vec<String> = self.servers.iter().flat_map(Server::failures).collect();
+        assert!(failures.is_empty(), "scripts: {failures:#?}");
+        assert_eq!(status.code(), Some(code), "exit code of the program ({status})");
+        self
+    }
+
+    /// Waits for the program's end, whatever became of scripts and tapes; it must not say that
+    /// all went well.
+    pub fn ends_in_haste(mut self) {
+        let status = self.exit_status();
+        assert!(!status.success(), "{status}");
+    }
+
+    fn exit_status(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the program was started");
+        let servers = &self.servers;
         let status = poll_until(RUN_DEADLINE, || {
             let ended = child.try_wait().unwrap();
-            if ended.is_none() && self.servers.iter().any(Server::has_failed) {
+            if ended.is_none() && servers.iter().any(Server::has_failed) {
                 kill(&mut child);
                 panic!("a script failed while the program ran");
             }
             ended
         });
         self.ended_ns = now_ns();
-        let Some(status) = status else {
+        status.unwrap_or_else(|| {
             kill(&mut child);
             panic!("the program did not end within {RUN_DEADLINE:?}");
-        };
-        let failures: Vec<String> = self.servers.iter().flat_map(Server::failures).collect();
-        assert!(failures.is_empty(), "scripts: {failures:#?}");
-        assert_eq!(status.code(), Some(code), "exit code of the program ({status})");
-        self
+        })
     }
 
     /// The tape of [`FEED`], every line of it checked.
@@ -267,7 +299,8 @@ impl Run {
     /// The program's own opinion of the recording.
     pub fn verify(&self, code: i32) {
         let output = program().arg("verify").arg(self.out()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "verify said: {said}");
     }
 

@@ -8,25 +8,28 @@ use std::sync::Arc;
 
 use super::wire::{self, FIN, Message, PING};
 
-/// Bytes to send, shown briefly.
+/// Bytes to send, with a name for people, shown briefly.
 #[derive(Clone)]
-pub struct Bytes(Arc<[u8]>);
+pub struct Bytes {
+    name: &'static str,
+    bytes: Arc<[u8]>,
+}
 
 impl Bytes {
     pub fn as_slice(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Bytes {
-        Bytes(bytes.into())
+        Bytes { name: "", bytes: bytes.into() }
     }
 }
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&wire::brief(&self.0))
+        write!(f, "{} {}", self.name, wire::brief(&self.bytes))
     }
 }
 
@@ -39,7 +42,7 @@ pub struct Answer {
     pub accept_key: Option<String>,
     /// Follows the head in the same write.
     pub glued: Option<Bytes>,
-    /// One byte at a time.
+    /// In small pieces.
     pub slowly: bool,
 }
 
@@ -54,7 +57,7 @@ pub enum Step {
     /// Does the TLS handshake and wants it to fail.
     ExpectTlsFailure,
     /// Sends bytes in one write.
-    Send(&'static str, Bytes),
+    Send(Bytes),
     /// Sends bytes one by one.
     SendSlowly(Bytes),
     /// Sends a ping and waits for the pong with the same payload.
@@ -66,18 +69,11 @@ pub enum Step {
     /// Waits for a ping of the client; answers it.
     ExpectPing,
     /// Waits for a close frame with one of these codes; answers it or not.
-    ExpectClose {
-        codes: Vec<u16>,
-        answer: bool,
-    },
-    /// Waits for the client to close its side without a word.
-    ExpectGone,
+    ExpectClose { codes: Vec<u16>, answer: bool },
     /// Sends a close frame and waits for the client's with the same code.
     Close(u16, String),
     /// Says nothing, answers nothing, until the client is gone. `bare`: not even TLS.
-    Stall {
-        bare: bool,
-    },
+    Stall { bare: bool },
     /// Closes at once, so that the client sees a reset.
     Reset,
     /// Tells the test that the script came here.
@@ -111,7 +107,7 @@ impl Script {
     }
 
     fn bytes(self, name: &'static str, bytes: Vec<u8>) -> Script {
-        self.step(Step::Send(name, bytes.into()))
+        self.step(Step::Send(Bytes { name, bytes: bytes.into() }))
     }
 
     /// All later connections are served by this script too.
@@ -191,10 +187,6 @@ impl Script {
     pub fn expect_bye_in_vain(self) -> Script {
         self.step(Step::ExpectClose { codes: vec![1000, 1001], answer: false })
             .step(Step::Stall { bare: false })
-    }
-
-    pub fn expect_gone(self) -> Script {
-        self.step(Step::ExpectGone)
     }
 
     pub fn close(self, code: u16, reason: &str) -> Script {

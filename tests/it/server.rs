@@ -185,10 +185,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.update(|state| state.stopped = true);
         // Wakes the thread out of accept(2); on Linux that then fails with EINVAL.
-        let _ = nix::sys::socket::shutdown(
-            self.listener.as_raw_fd(),
-            nix::sys::socket::Shutdown::Both,
-        );
+        let _ =
+            nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             // A panic in there has been printed; a second one here would abort.
             let _ = accepting.join();

@@ -16,7 +16,6 @@ use super::wire::{Message, brief};
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub ts: u64,
-    pub segment: u64,
     pub what: What,
 }
 
@@ -197,7 +196,7 @@ fn read_segment(file: &File, feed: &str, entries: &mut Vec<Entry>) {
         } else {
             assert!(at > 0, "{name} starts with its header");
         }
-        entries.push(Entry { ts: line.ts, segment: file.segment, what });
+        entries.push(Entry { ts: line.ts, what });
         lines += 1;
         at += text.len() + 1;
     }

@@ -1,1 +1,184 @@
-//! x
+//! Rules about the source, as tests: layers, module docs, lengths, leftovers, dependencies.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The layers of the program: a module uses `crate::` only of its own layer or an earlier one.
+const LAYERS: [&[&str]; 5] = [
+    &["units", "backoff", "clock"],
+    &["tape", "block", "stats", "memory", "storage"],
+    &["feed", "writer", "sealer", "syncer", "resolver", "recovery", "admin"],
+    &["config", "service", "logging", "recorder"],
+    &["cli", "tools"],
+];
+/// A file is one noun; longer than this it is two.
+const LINES_MAX: usize = 600;
+/// A line fits a screen.
+const COLUMNS_MAX: usize = 100;
+/// An async runtime, or what pulls one in, is none of ours, however far down the tree.
+const CRATES_UNWANTED: [&str; 6] =
+    ["tokio", "async-std", "smol", "async-io", "futures-executor", "tiny_http"];
+
+/// A source file with its tests apart.
+struct Source {
+    /// Relative to the package.
+    path: String,
+    /// All before the tests at its bottom.
+    code: String,
+}
+
+impl Source {
+    /// First module of the path under src/: `feed` of src/feed/session.rs.
+    fn module(&self) -> &str {
+        let inner = self.path.strip_prefix("src/").unwrap();
+        inner.split(['/', '.']).next().unwrap()
+    }
+
+    /// Lines of code that are no comments, with their numbers.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.code.lines().enumerate().map(|(at, line)| (at + 1, line));
+        lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut files = Vec::new();
+    rust_files(&root().join(folder), &mut files);
+    assert!(!files.is_empty());
+    files.sort();
+    let read = |file: &PathBuf| {
+        let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
+        let code = std::fs::read_to_string(file).unwrap();
+        // A file under `#[cfg(test)] mod` is all tests; the others have theirs at the bottom.
+        let tests = code.find("\n#[cfg(test)]\nmod tests");
+        let code = tests.map_or(code.as_str(), |at| &code[..at]).to_string();
+        Source { path, code }
+    };
+    files.iter().map(read).collect()
+}
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// Fails with all findings, not the first.
+fn check(findings: &[String]) {
+    assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
+}
+
+#[test]
+fn modules_use_their_own_layer_or_an_earlier_one() {
+    let mut findings = Vec::new();
+    for source in sources("src") {
+        let module = source.module();
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let Some(layer) = layer_of(module) else {
+            findings.push(format!("{}: module '{module}' is in no layer", source.path));
+            continue;
+        };
+        for (number, line) in source.lines() {
+            for used in line.split("crate::").skip(1) {
+                // `use crate::{a, b}` would hide modules from this test.
+                let name = used.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next();
+                match layer_of(name.unwrap_or_default()) {
+                    Some(used) if used <= layer => {}
+                    Some(used) => findings.push(format!(
+                        "{}:{number}: layer {layer} uses {name:?} of layer {used}",
+                        source.path
+                    )),
+                    None => findings.push(format!("{}:{number}: names no module", source.path)),
+                }
+            }
+        }
+    }
+    check(&findings);
+}
+
+#[test]
+fn files_begin_with_their_docs_and_end_in_time() {
+    let mut findings = Vec::new();
+    for source in sources("src").into_iter().chain(sources("tests")) {
+        if !source.code.starts_with("//! ") {
+            findings.push(format!("{}: does not begin with //!", source.path));
+        }
+        let lines = source.code.lines().count();
+        if lines > LINES_MAX {
+            findings.push(format!("{}: {lines} lines before its tests", source.path));
+        }
+        for (at, line) in source.code.lines().enumerate() {
+            // Tables of docs can't be wrapped.
+            let table = line.starts_with("//! |");
+            if line.chars().count() > COLUMNS_MAX && !table && !line.contains("!{\"event") {
+                findings.push(format!("{}:{}: longer than 100 columns", source.path, at + 1));
+            }
+        }
+    }
+    check(&findings);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    // Written so that this file does not find itself.
+    let words = ["FIX\u{4d}E", "TO\u{44}O", "XX\u{58}", "todo\u{21}(", "unimplemented\u{21}("];
+    let words = words.map(|word| word.to_string());
+    let mut findings = Vec::new();
+    for source in sources("src").into_iter().chain(sources("tests")) {
+        for (at, line) in source.code.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word.as_str())) {
+                findings.push(format!("{}:{}: {}", source.path, at + 1, line.trim()));
+            }
+        }
+    }
+    check(&findings);
+}
+
+#[test]
+fn no_unwrap_and_no_ignored_test() {
+    let mut findings = Vec::new();
+    for source in sources("src") {
+        for (number, line) in source.lines() {
+            if line.contains(".unwrap()") || line.contains("dbg!(") {
+                findings.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    for folder in ["src", "tests"] {
+        let mut files = Vec::new();
+        rust_files(&root().join(folder), &mut files);
+        for file in files {
+            let code = std::fs::read_to_string(&file).unwrap();
+            if code.lines().any(|line| line.trim_start().starts_with("#[ignore")) {
+                findings.push(format!("{}: ignores a test", file.display()));
+            }
+        }
+    }
+    check(&findings);
+}
+
+#[test]
+fn no_async_runtime_in_the_tree() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let names: BTreeSet<&str> =
+        lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
+    assert!(names.contains("tungstenite"), "the lock file was read");
+    let unwanted: Vec<&&str> =
+        CRATES_UNWANTED.iter().filter(|name| names.contains(**name)).collect();
+    assert!(unwanted.is_empty(), "{unwanted:?}");
+}
