@@ -185,6 +185,22 @@ fn subscriptions_are_sent_on_each_connection() {
     });
 }
 
+/// The server gets all of a long subscription; the event holds its start and says so.
+#[test]
+fn a_long_subscription() {
+    on_both(|scheme| {
+        let text = "s".repeat(100_000);
+        let run = Run::serve(scheme, [accept().expect_text(&text).text("x").expect_bye()]);
+        std::fs::write(run.path("long.txt"), &text).unwrap();
+        let run =
+            run.file_option("--subscribe-file", "long.txt").args("--max-messages 1").finish(0);
+        let tape = run.tape();
+        let sent = tape.events("sent")[0];
+        assert_eq!(sent["cut"], true);
+        assert!(text.starts_with(sent["text"].as_str().unwrap()));
+    });
+}
+
 #[test]
 fn headers_and_subprotocol_reach_the_server() {
     on_both(|scheme| {

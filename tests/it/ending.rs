@@ -50,7 +50,17 @@ fn signals_end_in_order() {
     }
 }
 
-/// What the server had sent when the signal came is on the tape, read or not.
+#[test]
+fn a_signal_in_the_middle_of_a_flood() {
+    on_both(|scheme| {
+        let sent: Vec<Message> = (0..20_000).map(|n| Message::text(format!("n{n:0100}"))).collect();
+        let run = Run::serve(scheme, [accept().messages(&sent).expect_bye()]).start();
+        run.on_tape("n00");
+        let messages = stop(run, Signal::SIGTERM).tape().messages();
+        assert!(!messages.is_empty() && messages == sent[..messages.len()], "a prefix is there");
+    });
+}
+
 #[test]
 fn a_close_that_nobody_answers() {
     on_both(|scheme| {

@@ -169,7 +169,7 @@ fn read_segment(file: &File, feed: &str, entries: &mut Vec<Entry>) {
         let line = Line::parse(text).unwrap_or_else(|e| panic!("{name} at {at}: {e}: {shown}"));
         line.check().unwrap_or_else(|e| panic!("{name} at {at}: {e}: {shown}"));
         assert!(line.ts >= last_ts, "{name} at {at}: stamps decrease: {shown}");
-        last_ts = line.ts;
+        let ts_before = std::mem::replace(&mut last_ts, line.ts);
         let payload = line.payload(&mut scratch).unwrap().to_vec();
         let what = match line.kind {
             Kind::Text | Kind::EscapedText => {
@@ -182,6 +182,7 @@ fn read_segment(file: &File, feed: &str, entries: &mut Vec<Entry>) {
             match event["event"].as_str().unwrap() {
                 "segment" => check_header(event, file, feed, first_index, at),
                 "mark" | "end" => {
+                    assert_eq!(line.ts, ts_before, "{name} at {at}: the stamp of the line before");
                     assert_eq!(event["lines"], lines, "{name} at {at}: {event}");
                     assert_eq!(event["bytes"], at, "{name} at {at}: {event}");
                     let crc = format!("{:08x}", crc32c::crc32c(&bytes[crc_from..at]));

@@ -66,6 +66,18 @@ fn certificate_of_the_client() {
     check_refused(without, &["certificate", "handshake", "alert"]);
 }
 
+/// wss where the server speaks ws, and the other way round.
+#[test]
+fn the_wrong_scheme() {
+    let plain = script().raw("plain HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).again();
+    let plain = Server::start(Scheme::Ws, [plain]);
+    let url = plain.url("/").replace("ws://", "wss://");
+    check_refused(Run::new().typed_feed(&format!("{FEED}={url}")), &["tls"]);
+    let secure = Server::start(Scheme::Wss, [script().expect_tls_failure().again()]);
+    let url = secure.url("/").replace("wss://", "ws://");
+    check_refused(Run::new().typed_feed(&format!("{FEED}={url}")), &["upgrade"]);
+}
+
 /// All addresses of a name are tried: this server listens on the IPv4 one only.
 #[test]
 fn a_name_with_several_addresses() {
