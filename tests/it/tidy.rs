@@ -19,12 +19,18 @@ const COLUMNS_MAX: usize = 100;
 const CRATES_UNWANTED: [&str; 6] =
     ["tokio", "async-std", "smol", "async-io", "futures-executor", "tiny_http"];
 
+/// Each of these crates is used in one file, which hides it from the others.
+const CRATES_OF_ONE_FILE: [&str; 6] =
+    ["base64", "env_logger", "jiff", "sd_notify", "signal_hook", "zeekstd"];
+
 /// A source file with its tests apart.
 struct Source {
     /// Relative to the package.
     path: String,
     /// All before the tests at its bottom.
     code: String,
+    /// Compiled for tests only.
+    is_test: bool,
 }
 
 impl Source {
@@ -61,15 +67,31 @@ fn sources(folder: &str) -> Vec<Source> {
     rust_files(&root().join(folder), &mut files);
     assert!(!files.is_empty());
     files.sort();
-    let read = |file: &PathBuf| {
+    let codes: Vec<String> =
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let of_tests: BTreeSet<PathBuf> =
+        files.iter().zip(&codes).flat_map(|(file, code)| test_modules(file, code)).collect();
+    let mut sources = Vec::new();
+    for (file, code) in files.iter().zip(codes) {
         let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
-        let code = std::fs::read_to_string(file).unwrap();
-        // A file under `#[cfg(test)] mod` is all tests; the others have theirs at the bottom.
-        let tests = code.find("\n#[cfg(test)]\nmod tests");
-        let code = tests.map_or(code.as_str(), |at| &code[..at]).to_string();
-        Source { path, code }
+        let end = code.find("\n#[cfg(test)]\nmod tests").unwrap_or(code.len());
+        let is_test = of_tests.contains(file) || folder == "tests";
+        sources.push(Source { path, code: code[..end].to_string(), is_test });
+    }
+    sources
+}
+
+/// The files of modules that a file declares for tests only.
+fn test_modules(file: &Path, code: &str) -> Vec<PathBuf> {
+    let folder = match file.file_stem().and_then(std::ffi::OsStr::to_str) {
+        Some("mod" | "lib" | "main") => file.parent().unwrap().to_path_buf(),
+        _ => file.with_extension(""),
     };
-    files.iter().map(read).collect()
+    let declared = code.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+        let line = rest.lines().next()?.trim_start_matches("pub ").strip_prefix("mod ")?;
+        line.strip_suffix(';')
+    });
+    declared.map(|name| folder.join(format!("{name}.rs"))).collect()
 }
 
 fn layer_of(module: &str) -> Option<usize> {
@@ -152,7 +174,7 @@ fn nothing_is_left_over() {
 #[test]
 fn no_unwrap_and_no_ignored_test() {
     let mut findings = Vec::new();
-    for source in sources("src") {
+    for source in sources("src").into_iter().filter(|source| !source.is_test) {
         for (number, line) in source.lines() {
             if line.contains(".unwrap()") || line.contains("dbg!(") {
                 findings.push(format!("{}:{number}: {}", source.path, line.trim()));
@@ -167,6 +189,22 @@ fn no_unwrap_and_no_ignored_test() {
             if code.lines().any(|line| line.trim_start().starts_with("#[ignore")) {
                 findings.push(format!("{}: ignores a test", file.display()));
             }
+        }
+    }
+    check(&findings);
+}
+
+#[test]
+fn some_crates_are_used_in_one_file() {
+    let mut findings = Vec::new();
+    let sources = sources("src");
+    for name in CRATES_OF_ONE_FILE {
+        let path = format!("{name}::");
+        let users = sources.iter().filter(|source| !source.is_test);
+        let users = users.filter(|source| source.lines().any(|(_, line)| line.contains(&path)));
+        let users: Vec<&str> = users.map(|source| source.path.as_str()).collect();
+        if users.len() > 1 {
+            findings.push(format!("'{name}' is used in {users:?}"));
         }
     }
     check(&findings);
