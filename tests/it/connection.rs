@@ -10,7 +10,7 @@ use super::program::{FEED, Run, on_both};
 use super::script::{Answer, Script, accept, script};
 use super::server::{Scheme, Server};
 use super::tape::Tape;
-use super::wire::{self, FIN, TEXT};
+use super::wire::{self, CLOSE, FIN, TEXT};
 
 /// The first connection ends as `first` has it, with `code` and a reason that holds one of
 /// `words`; the second one records on.
@@ -45,6 +45,12 @@ fn closed_by_the_server() {
 }
 
 #[test]
+fn closed_without_a_code() {
+    let close = wire::frame(FIN | CLOSE, b"");
+    check("no code", &accept().raw("close without a code", close), None, &["closed by server"]);
+}
+
+#[test]
 fn cut_off() {
     let half = wire::frame(FIN | TEXT, b"never seen whole")[..9].to_vec();
     let ends = ["closed", "reset", "end", "eof", "gone"];
@@ -61,6 +67,21 @@ fn refused_upgrades() {
     }
     let moved = script().refuse("301 Moved Permanently", &["Location: ws://127.0.0.1:1/"]);
     check("redirect", &moved, None, &["301"]);
+}
+
+/// A server that says when to come back is not asked before.
+#[test]
+fn retry_after_is_a_lower_bound() {
+    on_both(|scheme| {
+        let busy = script().refuse("503 Service Unavailable", &["Retry-After: 1"]);
+        let run = Run::serve(scheme, [busy, accept().text("x").expect_bye()])
+            .args("--max-messages 1")
+            .finish(0);
+        let tape = run.tape();
+        let at = |event: &str, n: usize| tape.events(event)[n]["at"].as_u64().unwrap();
+        let waited = at("connecting", 1) - at("disconnected", 0);
+        assert!(waited >= 999_000_000, "waited {waited} ns");
+    });
 }
 
 #[test]
@@ -140,7 +161,16 @@ fn gap_stands_before_the_first_message_after_it() {
         let tape = run.tape();
         assert_eq!(
             without_sessions(&tape),
-            ["segment 0", "text \"one\"", "gap reconnect", "text \"two\"", "text \"three\"", "end"]
+            [
+                "segment 0",
+                "text \"one\"",
+                // One after the reset, one after the connection that brought nothing.
+                "gap reconnect",
+                "gap reconnect",
+                "text \"two\"",
+                "text \"three\"",
+                "end",
+            ]
         );
         let gap = tape.events("gap")[0];
         assert_eq!(gap["messages"], serde_json::Value::Null);

@@ -1,5 +1,7 @@
 //! Servers that break RFC 6455 are told so with the right close code; the feed goes on.
 
+use nix::sys::signal::Signal;
+
 use super::program::{Run, on_both};
 use super::script::accept;
 use super::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, Message, PING, TEXT};
@@ -121,4 +123,21 @@ fn oversized() {
             assert!(run.stderr().contains("oversized"), "{name}: the report says so");
         });
     }
+}
+
+/// A loss of ours right before the end is told all the same: there is no message after the hole
+/// that the gap could stand before.
+#[test]
+fn oversized_and_nothing_after_it() {
+    on_both(|scheme| {
+        let large = wire::frame(FIN | TEXT, &[b'x'; 1025]);
+        let script = accept().text("before").raw("too large", large).expect_close(1009);
+        let run = Run::serve(scheme, [script])
+            .args("--max-message 1KiB --backoff-min 10m --backoff-max 20m")
+            .start();
+        run.on_tape("disconnected");
+        run.signal(Signal::SIGTERM);
+        let run = run.finish(3);
+        assert_eq!(run.tape().events("gap")[0]["reason"], "oversized");
+    });
 }
