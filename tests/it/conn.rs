@@ -1,0 +1,426 @@
+//! One connection of the scripted server on its way through its script.
+//!
+//! Owns the socket, TLS and the frames of the client. Every step has a deadline, which all reads
+//! and writes of the step share. Doesn't use the WebSocket library that the program uses.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::{HandshakeError, SslAcceptor, SslStream};
+
+use super::script::{Answer, Script, Step};
+use super::server::Shared;
+use super::wire::{self, CLOSE, ClientFrame, FIN, PING, PONG, TEXT};
+
+/// Each step is done within this, or the test fails.
+pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between two pings of [`Step::PingUntilClose`].
+const PING_EVERY: Duration = Duration::from_millis(20);
+/// A slow answer to the upgrade comes in pieces of this size. Clients take an answer in very many
+/// very small pieces for an attack: tungstenite does from 64 pieces on.
+const SLOW_HEAD_BYTES: usize = 4;
+/// An upgrade request may be so long.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// An upgrade request as it came in.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub path: String,
+    /// Names in lower case, in order.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The values of all headers of this name.
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        let named = self.headers.iter().filter(|(own, _)| own == name);
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+/// A socket whose reads and writes all share one deadline.
+struct Timed {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.read(buf)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the bytes go through.
+enum Stream {
+    /// TLS, if there is any, has not begun.
+    Bare(Timed),
+    Tls(SslStream<Timed>),
+    /// The handshake failed, or the script reset the connection.
+    Gone,
+}
+
+/// One accepted connection on its way through a script.
+pub struct Connection {
+    stream: Stream,
+    acceptor: Option<SslAcceptor>,
+    inbox: Vec<u8>,
+    shared: Arc<Shared>,
+}
+
+/// Why there is nothing more to read.
+enum Ended {
+    /// The client closed its side, in order or by a reset.
+    Closed,
+    /// The step's time is over.
+    Deadline,
+}
+
+impl Connection {
+    pub fn new(
+        socket: TcpStream,
+        acceptor: Option<SslAcceptor>,
+        shared: Arc<Shared>,
+    ) -> Connection {
+        socket.set_nodelay(true).unwrap();
+        let until = Instant::now() + STEP_DEADLINE;
+        Connection {
+            stream: Stream::Bare(Timed { socket, until }),
+            acceptor,
+            inbox: Vec::new(),
+            shared,
+        }
+    }
+
+    pub fn run(&mut self, script: &Script) -> Result<(), String> {
+        for (at, step) in script.steps.iter().enumerate() {
+            self.set_deadline(STEP_DEADLINE);
+            self.step(step).map_err(|e| format!("step {} ({step:?}): {e}", at + 1))?;
+        }
+        self.set_deadline(STEP_DEADLINE);
+        if let Some(timed) = self.timed() {
+            // The client may be gone already.
+            let _ = timed.socket.shutdown(Shutdown::Write);
+            self.drain().map_err(|e| format!("after the last step: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Upgrade(answer) => self.upgrade(answer),
+            Step::AnswerWith(bytes) => {
+                self.read_request()?;
+                self.send(bytes.as_slice())
+            }
+            Step::ExpectTlsFailure => match self.handshake() {
+                Ok(()) => Err("the TLS handshake succeeded".to_string()),
+                Err(_) => Ok(()),
+            },
+            Step::Send(bytes) => self.send(bytes.as_slice()),
+            Step::SendSlowly(bytes) => self.send_slowly(bytes.as_slice(), 1),
+            Step::PingPong(payload) => self.ping_pong(payload.as_slice()),
+            Step::PingUntilClose => self.ping_until_close(),
+            Step::ExpectText(text) => self.expect_text(text),
+            Step::ExpectPing => self.expect_ping(),
+            Step::ExpectClose { codes, answer } => self.expect_close(codes, *answer),
+            Step::Stall { bare: true } => self.drain(),
+            Step::Stall { bare: false } => self.handshake().and_then(|()| self.drain()),
+            Step::Close(code, reason) => self.close(*code, reason),
+            Step::Reset => self.reset(),
+            Step::Mark(name) => {
+                self.shared.update(|state| {
+                    state.marks.insert(name.clone());
+                });
+                Ok(())
+            }
+            Step::WaitFor(name) => match self.shared.wait(|state| state.marks.contains(name)) {
+                true => Ok(()),
+                false => Err("the test never let it go on".to_string()),
+            },
+        }
+    }
+
+    fn timed(&mut self) -> Option<&mut Timed> {
+        match &mut self.stream {
+            Stream::Bare(timed) => Some(timed),
+            Stream::Tls(tls) => Some(tls.get_mut()),
+            Stream::Gone => None,
+        }
+    }
+
+    fn set_deadline(&mut self, after: Duration) {
+        if let Some(timed) = self.timed() {
+            timed.until = Instant::now() + after;
+        }
+    }
+
+    /// Does the TLS handshake if there is one to do.
+    fn handshake(&mut self) -> Result<(), String> {
+        let Some(acceptor) = self.acceptor.take() else { return Ok(()) };
+        if let Stream::Bare(timed) = std::mem::replace(&mut self.stream, Stream::Gone) {
+            let tls = acceptor.accept(timed).map_err(|e| handshake_error(&e))?;
+            self.stream = Stream::Tls(tls);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.handshake()?;
+        let result = match &mut self.stream {
+            Stream::Bare(timed) => timed.write_all(bytes),
+            Stream::Tls(tls) => tls.write_all(bytes),
+            Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
+        };
+        result.map_err(|e| format!("sending {} bytes: {e}", bytes.len()))
+    }
+
+    fn send_slowly(&mut self, bytes: &[u8], at_once: usize) -> Result<(), String> {
+        bytes.chunks(at_once).try_for_each(|piece| self.send(piece))
+    }
+
+    /// Reads something into the inbox.
+    fn fill(&mut self) -> Result<(), Ended> {
+        self.handshake().map_err(|_| Ended::Closed)?;
+        let mut buf = [0u8; 4096];
+        let result = match &mut self.stream {
+            Stream::Bare(timed) => timed.read(&mut buf),
+            Stream::Tls(tls) => tls.read(&mut buf),
+            Stream::Gone => Ok(0),
+        };
+        match result {
+            Ok(0) => Err(Ended::Closed),
+            Ok(bytes) => {
+                self.inbox.extend_from_slice(&buf[..bytes]);
+                Ok(())
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(Ended::Deadline)
+            }
+            Err(_) => Err(Ended::Closed),
+        }
+    }
+
+    /// Reads and ignores until the client is gone; a handshake that was not done stays undone.
+    fn drain(&mut self) -> Result<(), String> {
+        self.acceptor = None;
+        loop {
+            self.inbox.clear();
+            match self.fill() {
+                Ok(()) => {}
+                Err(Ended::Closed) => return Ok(()),
+                Err(Ended::Deadline) => return Err("the client never left".to_string()),
+            }
+        }
+    }
+
+    fn reset(&mut self) -> Result<(), String> {
+        if let Some(timed) = self.timed() {
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            let option = nix::sys::socket::sockopt::Linger;
+            nix::sys::socket::setsockopt(&timed.socket, option, &linger)
+                .map_err(|e| format!("SO_LINGER: {e}"))?;
+        }
+        // Dropping an SslStream says nothing on the wire; closing the socket sends the reset.
+        self.stream = Stream::Gone;
+        Ok(())
+    }
+
+    fn read_request(&mut self) -> Result<Request, String> {
+        const HEAD_END: &[u8] = b"\r\n\r\n";
+        self.handshake()?;
+        let end = loop {
+            if let Some(at) = self.inbox.windows(HEAD_END.len()).position(|part| part == HEAD_END) {
+                break at + HEAD_END.len();
+            }
+            if self.inbox.len() > REQUEST_BYTES_MAX {
+                return Err("the upgrade request has no end".to_string());
+            }
+            self.fill()
+                .map_err(|_| format!("no whole upgrade request: {}", wire::brief(&self.inbox)))?;
+        };
+        if self.inbox.len() > end {
+            return Err("the client sent more than its upgrade request".to_string());
+        }
+        let head = String::from_utf8(std::mem::take(&mut self.inbox)).map_err(|e| e.to_string())?;
+        let request = parse_request(&head)?;
+        self.shared.update(|state| state.requests.push(request.clone()));
+        Ok(request)
+    }
+
+    fn upgrade(&mut self, answer: &Answer) -> Result<(), String> {
+        let request = self.read_request()?;
+        check_upgrade(&request)?;
+        let key = request.header("sec-websocket-key")[0].as_bytes();
+        let right = tungstenite::handshake::derive_accept_key(key);
+        let accept_key = answer.accept_key.as_ref().unwrap_or(&right);
+        let mut head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n".to_string();
+        let _ = write!(head, "Upgrade: websocket\r\nSec-WebSocket-Accept: {accept_key}\r\n");
+        for line in &answer.headers {
+            let _ = write!(head, "{line}\r\n");
+        }
+        head.push_str("\r\n");
+        let mut bytes = head.into_bytes();
+        if let Some(glued) = &answer.glued {
+            bytes.extend_from_slice(glued.as_slice());
+        }
+        if answer.slowly { self.send_slowly(&bytes, SLOW_HEAD_BYTES) } else { self.send(&bytes) }
+    }
+
+    /// The client's next frame; its pings are answered on the way where `skip_pings`.
+    fn next_frame(&mut self, skip_pings: bool) -> Result<Option<ClientFrame>, String> {
+        loop {
+            while let Some(frame) = wire::take_client_frame(&mut self.inbox)? {
+                if frame.opcode != PING {
+                    return Ok(Some(frame));
+                }
+                self.send(&wire::frame(FIN | PONG, &frame.payload))?;
+                if !skip_pings {
+                    return Ok(Some(frame));
+                }
+            }
+            match self.fill() {
+                Ok(()) => {}
+                Err(Ended::Closed) => return Err("the client is gone".to_string()),
+                Err(Ended::Deadline) => return Ok(None),
+            }
+        }
+    }
+
+    /// The next frame that is neither a ping nor a pong: clients may send pongs unasked.
+    fn next_but_pongs(&mut self) -> Result<ClientFrame, String> {
+        loop {
+            match self.next_frame(true)? {
+                Some(frame) if frame.opcode == PONG => {}
+                Some(frame) => return Ok(frame),
+                None => return Err("nothing came from the client".to_string()),
+            }
+        }
+    }
+
+    fn ping_pong(&mut self, payload: &[u8]) -> Result<(), String> {
+        self.send(&wire::frame(FIN | PING, payload))?;
+        loop {
+            match self.next_frame(true)? {
+                Some(frame) if frame.opcode == PONG && frame.payload == payload => return Ok(()),
+                Some(frame) if frame.opcode == PONG && frame.payload.is_empty() => {}
+                Some(frame) => return Err(format!("no pong but {frame:?}")),
+                None => return Err("no pong came".to_string()),
+            }
+        }
+    }
+
+    fn ping_until_close(&mut self) -> Result<(), String> {
+        let until = Instant::now() + STEP_DEADLINE;
+        while Instant::now() < until {
+            self.set_deadline(STEP_DEADLINE);
+            self.send(&wire::frame(FIN | PING, b"still here"))?;
+            self.set_deadline(PING_EVERY);
+            match self.next_frame(true)? {
+                Some(frame) if frame.opcode == CLOSE => return self.answer_close(&frame),
+                Some(frame) if frame.opcode != PONG => return Err(format!("got {frame:?}")),
+                Some(_) | None => {}
+            }
+        }
+        Err("the client never closed".to_string())
+    }
+
+    fn expect_text(&mut self, text: &str) -> Result<(), String> {
+        let frame = self.next_but_pongs()?;
+        if frame.opcode == TEXT && frame.payload == text.as_bytes() {
+            return Ok(());
+        }
+        Err(format!("got opcode {:#x}, {}", frame.opcode, wire::brief(&frame.payload)))
+    }
+
+    fn expect_ping(&mut self) -> Result<(), String> {
+        match self.next_frame(false)? {
+            Some(frame) if frame.opcode == PING => Ok(()),
+            other => Err(format!("got {other:?}")),
+        }
+    }
+
+    fn expect_close(&mut self, codes: &[u16], answer: bool) -> Result<(), String> {
+        let frame = self.next_but_pongs()?;
+        if frame.opcode != CLOSE || !frame.close_code().is_some_and(|code| codes.contains(&code)) {
+            let code = frame.close_code();
+            let payload = wire::brief(&frame.payload);
+            return Err(format!("got opcode {:#x}, {payload} (code {code:?})", frame.opcode));
+        }
+        if answer { self.answer_close(&frame) } else { Ok(()) }
+    }
+
+    fn answer_close(&mut self, frame: &ClientFrame) -> Result<(), String> {
+        let code = frame.payload.get(..2).unwrap_or_default();
+        self.send(&wire::frame(FIN | CLOSE, code))
+    }
+
+    fn close(&mut self, code: u16, reason: &str) -> Result<(), String> {
+        self.send(&wire::close(code, reason))?;
+        self.expect_close(&[code], false)
+    }
+}
+
+fn handshake_error(error: &HandshakeError<Timed>) -> String {
+    match error {
+        HandshakeError::SetupFailure(error) => format!("TLS set-up: {error}"),
+        HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => {
+            format!("TLS handshake: {}", stream.error())
+        }
+    }
+}
+
+fn parse_request(head: &str) -> Result<Request, String> {
+    let mut lines = head.split("\r\n");
+    let first = lines.next().unwrap_or_default();
+    let path = first
+        .strip_prefix("GET ")
+        .and_then(|rest| rest.strip_suffix(" HTTP/1.1"))
+        .ok_or_else(|| format!("no upgrade request: {first}"))?;
+    let mut headers = Vec::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').ok_or_else(|| format!("no header: {line}"))?;
+        headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
+    }
+    Ok(Request { path: path.to_string(), headers })
+}
+
+/// What section 4.1 asks of a client.
+fn check_upgrade(request: &Request) -> Result<(), String> {
+    for (name, expected) in
+        [("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-version", "13")]
+    {
+        let values = request.header(name);
+        if values.len() != 1 || !values[0].eq_ignore_ascii_case(expected) {
+            return Err(format!("header '{name}' is {values:?}, not '{expected}'"));
+        }
+    }
+    for name in ["host", "sec-websocket-key"] {
+        let values = request.header(name);
+        if values.len() != 1 || values[0].is_empty() {
+            return Err(format!("header '{name}' is {values:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! Running the built program, in folders that go away, against scripted servers.
+//!
+//! A [`Run`] owns the folder, the servers and the process. A test that fails prints all that is
+//! needed to repeat it: command line, scripts with what failed in them, the program's words, the
+//! tree of files and the tapes' events.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::certs::CERTS;
+use super::script::Script;
+use super::server::{Scheme, Server, TlsMode};
+use super::tape::Tape;
+
+/// The feed of tests that have only one.
+pub const FEED: &str = "f";
+/// A program that has not ended by then never will.
+const RUN_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at a condition that nobody announces.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The test, once plain and once with TLS, at the same time.
+pub fn on_both(test: impl Fn(Scheme) + Sync) {
+    std::thread::scope(|scope| {
+        let runs = [Scheme::Ws, Scheme::Wss].map(|scheme| {
+            scope.spawn({
+                let test = &test;
+                move || test(scheme)
+            })
+        });
+        let results = runs.map(std::thread::ScopedJoinHandle::join);
+        if let Some(panic) = results.into_iter().find_map(Result::err) {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Looks until `probe` finds something or the time is over: the only place that pauses.
+fn poll_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(found) = probe() {
+            return Some(found);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Looks until `probe` finds something; the test fails if it never does.
+pub fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    poll_until(super::conn::STEP_DEADLINE, probe).unwrap_or_else(|| panic!("never: {what}"))
+}
+
+/// Wall time now, as tapes tell it.
+pub fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// The built program with a bare environment: nothing of the machine's proxies or locale.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_feedtape"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end; for commands that end by themselves.
+pub fn output(args: &[&str]) -> Output {
+    program().args(args).output().unwrap()
+}
+
+/// One recording: its folder, its servers, and the program while it runs.
+pub struct Run {
+    dir: tempfile::TempDir,
+    servers: Vec<Server>,
+    feeds: Vec<String>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    child: Option<Child>,
+    /// When the program was started last.
+    pub started_ns: u64,
+    /// When it was seen to have ended.
+    pub ended_ns: u64,
+}
+
+impl Run {
+    /// A run without feeds. Backoffs are short, so that tests are.
+    pub fn new() -> Run {
+        let dir = tempfile::tempdir().unwrap();
+        let run = Run {
+            dir,
+            servers: Vec::new(),
+            feeds: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            child: None,
+            started_ns: 0,
+            ended_ns: 0,
+        };
+        for (name, bytes) in [
+            ("ca.pem", CERTS.server_ca.cert_pem()),
+            ("other-ca.pem", CERTS.client_ca.cert_pem()),
+            ("client.pem", CERTS.client.cert_pem()),
+            ("client.key", CERTS.client.key_pem()),
+        ] {
+            std::fs::write(run.path(name), bytes).unwrap();
+        }
+        run.args("--backoff-min 10ms --backoff-max 50ms --compress none")
+    }
+
+    /// One feed, named [`FEED`], whose server follows the scripts; its certificate is trusted.
+    pub fn serve(scheme: Scheme, scripts: impl Into<Vec<Script>>) -> Run {
+        let run = Run::new().feed(FEED, Server::start(scheme, scripts));
+        if scheme == Scheme::Wss { run.trusting("ca.pem") } else { run }
+    }
+
+    /// The same with another certificate or demand; trust is up to the test.
+    pub fn serve_tls(mode: TlsMode, scripts: impl Into<Vec<Script>>) -> Run {
+        Run::new().feed(FEED, Server::start_tls(Scheme::Wss, mode, scripts))
+    }
+
+    /// One more feed with a server of its own.
+    pub fn feed(mut self, name: &str, server: Server) -> Run {
+        self.feeds.push(format!("{name}={}", server.url("/stream")));
+        self.servers.push(server);
+        self
+    }
+
+    /// A feed as typed.
+    pub fn typed_feed(mut self, feed: &str) -> Run {
+        self.feeds.push(feed.to_string());
+        self
+    }
+
+    /// Other servers for the same feeds: the next start finds them in place of the old ones.
+    pub fn serve_again(mut self, scheme: Scheme, scripts: impl Into<Vec<Script>>) -> Run {
+        self.servers.clear();
+        self.feeds.clear();
+        self.feed(FEED, Server::start(scheme, scripts))
+    }
+
+    /// Options without blanks in them, in one string.
+    pub fn args(mut self, args: &str) -> Run {
+        self.args.extend(args.split_whitespace().map(str::to_string));
+        self
+    }
+
+    /// An option and its value, which may hold blanks.
+    pub fn option(mut self, option: &str, value: &str) -> Run {
+        self.args.extend([option.to_string(), value.to_string()]);
+        self
+    }
+
+    /// An option whose value is a file of the run's folder.
+    pub fn file_option(self, option: &str, file: &str) -> Run {
+        let path = self.path(file).to_str().unwrap().to_string();
+        self.option(option, &path)
+    }
+
+    pub fn trusting(self, ca: &str) -> Run {
+        self.file_option("--cacert", ca)
+    }
+
+    /// Replaces `--compress none`, which is what runs have unless the test is about sealing.
+    pub fn compress(mut self, how: &str) -> Run {
+        let at = self.args.iter().position(|arg| arg == "--compress").unwrap();
+        self.args[at + 1] = how.to_string();
+        self
+    }
+
+    /// Leaves the form of sealed segments to the program.
+    pub fn compress_by_default(mut self) -> Run {
+        let at = self.args.iter().position(|arg| arg == "--compress").unwrap();
+        self.args.drain(at..at + 2);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Run {
+        self.env.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    /// A path in the run's folder, beside the recording.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The recording's folder.
+    pub fn out(&self) -> PathBuf {
+        self.path("out")
+    }
+
+    /// The recorder's command line, as the run would start it.
+    pub fn command(&self) -> Command {
+        let mut command = program();
+        command.arg("record").args(&self.feeds).arg("--out").arg(self.out()).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the program.
+    pub fn start(mut self) -> Run {
+        assert!(self.child.is_none(), "the program runs already");
+        let mut command = self.command();
+        command.stdout(File::create(self.path("stdout.txt")).unwrap());
+        command.stderr(File::create(self.path("stderr.txt")).unwrap());
+        self.started_ns = now_ns();
+        self.child = Some(command.spawn().unwrap());
+        self
+    }
+
+    /// The only server, or the first.
+    pub fn server(&self) -> &Server {
+        &self.servers[0]
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the program was started");
+        nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+    }
+
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// Waits until a line of the tape of [`FEED`] holds `text`.
+    pub fn on_tape(&self, text: &str) {
+        self.on_tape_of(FEED, text);
+    }
+
+    pub fn on_tape_of(&self, feed: &str, text: &str) {
+        let out = self.out();
+        eventually(&format!("'{text}' on the tape of {feed}"), || {
+            Tape::peek(&out, feed).iter().any(|line| line.contains(text)).then_some(())
+        });
+    }
+
+    pub fn stderr(&self) -> String {
+        let bytes = std::fs::read(self.path("stderr.txt")).unwrap_or_default();
+        String::from_utf8(bytes).expect("talk is UTF-8")
+    }
+
+    /// Starts the program unless it runs, waits for its end, and checks the exit code and that
+    /// all scripts came to their end.
+    pub fn finish(self, code: i32) -> Run {
+        let run = if self.child.is_none() { self.start() } else { self };
+        run.wait(code)
+    }
+
+    fn wait(mut self, code: i32) -> Run {
+        let status = self.exit_status();
+        let failures: Vec<String> = self.servers.iter().flat_map(Server::failures).collect();
+        assert!(failures.is_empty(), "scripts: {failures:#?}");
+        assert_eq!(status.code(), Some(code), "exit code of the program ({status})");
+        self
+    }
+
+    /// Waits for the program's end, whatever became of scripts and tapes; it must not say that
+    /// all went well.
+    pub fn ends_in_haste(mut self) {
+        let status = self.exit_status();
+        assert!(!status.success(), "{status}");
+    }
+
+    fn exit_status(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the program was started");
+        let servers = &self.servers;
+        let status = poll_until(RUN_DEADLINE, || {
+            let ended = child.try_wait().unwrap();
+            if ended.is_none() && servers.iter().any(Server::has_failed) {
+                kill(&mut child);
+                panic!("a script failed while the program ran");
+            }
+            ended
+        });
+        self.ended_ns = now_ns();
+        status.unwrap_or_else(|| {
+            kill(&mut child);
+            panic!("the program did not end within {RUN_DEADLINE:?}");
+        })
+    }
+
+    /// The tape of [`FEED`], every line of it checked.
+    pub fn tape(&self) -> Tape {
+        Tape::read(&self.out(), FEED)
+    }
+
+    pub fn tape_of(&self, feed: &str) -> Tape {
+        Tape::read(&self.out(), feed)
+    }
+
+    /// The program's own opinion of the recording.
+    pub fn verify(&self, code: i32) {
+        let output = program().arg("verify").arg(self.out()).output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "verify said: {said}");
+    }
+
+    fn report(&self) -> String {
+        let mut text = format!("--- {:?}\n--- stderr:\n{}", self.command(), self.stderr());
+        for server in &self.servers {
+            text.push_str("--- ");
+            text.push_str(&server.describe());
+        }
+        text.push_str("--- files:\n");
+        tree(self.dir.path(), "  ", &mut text);
+        text
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            kill(child);
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.report());
+        }
+    }
+}
+
+fn kill(child: &mut Child) {
+    // It may have ended by itself just now.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// All files with their sizes; of tapes that can be read also the events and short messages.
+fn tree(folder: &Path, indent: &str, text: &mut String) {
+    const LINES_SHOWN: usize = 60;
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let bytes = entry.metadata().map_or(0, |data| data.len());
+        text.push_str(&format!("{indent}{name} ({bytes})\n"));
+        if entry.path().is_dir() {
+            tree(&entry.path(), &format!("{indent}  "), text);
+        } else if name.ends_with(".tape") || name.ends_with(".open") {
+            let bytes = std::fs::read(entry.path()).unwrap_or_default();
+            for line in String::from_utf8_lossy(&bytes).lines().take(LINES_SHOWN) {
+                let shown: String = line.chars().take(300).collect();
+                text.push_str(&format!("{indent}  | {shown}\n"));
+            }
+        }
+    }
+}
