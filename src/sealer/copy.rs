@@ -1,7 +1,7 @@
 //! Making the sealed copy of a segment and reading it back.
 //!
 //! Owns the bytes on their way through: what is read leaves the page cache, what is written is
-//! hashed. Decides nothing about names, see [`super::seal`].
+//! hashed. Decides nothing about names, see `seal`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;

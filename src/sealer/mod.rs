@@ -1,19 +1,21 @@
 //! The sealer: the thread that makes finished segments final.
 //!
-//! Owns the thread, its queue, and the search of a recording for plain segments. What is done to
-//! one segment is in [`seal`], bytes pass through [`copy`] and [`compress`], [`sums`] is the list
-//! of checksums. One segment at a time, at the lowest priority; the writer never waits for it:
-//! where the queue is full a mark is set, and the sealer, once idle, looks for plain files itself.
-//! It looks at its start too, for what an earlier run left, and some time after a failure.
-//! Nothing here removes a line: a plain segment goes only after its sealed copy was compared.
+//! Owns the thread's handle, its queue and its events. What the thread does is in `worker`, what
+//! is done to one segment in `seal`; bytes pass through `copy` and `compress`; [`sums`] is the
+//! list of checksums; `search` looks for plain segments. One segment at a time, at the lowest
+//! priority; the writer never waits for it: where the queue is full a mark is set, and the sealer,
+//! once idle, looks for plain files itself. It looks at its start too, for what an earlier run
+//! left, and some time after a failure. Nothing here removes a line: a plain segment goes only
+//! after its sealed copy was compared.
 
 mod compress;
 mod copy;
 mod seal;
+mod search;
 pub mod sums;
+mod worker;
 
 use std::any::Any;
-use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -21,14 +23,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, at, bounded, never, select_biased};
+use crossbeam_channel::{Sender, bounded};
 
 pub use self::compress::Compression;
 pub use self::seal::SealError;
 
 use self::compress::Codec;
+use self::search::{Found, walk};
+use self::worker::{Inbox, Worker};
 use crate::storage::{Storage, StorageFile};
-use crate::tape::name::{FeedName, Form, SegmentName};
+use crate::tape::name::SegmentName;
 
 /// Segments that may wait in the queue; more are found by looking.
 pub const QUEUE_SEGMENTS_MAX: usize = 256;
@@ -36,8 +40,6 @@ pub const QUEUE_SEGMENTS_MAX: usize = 256;
 pub const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The thread's stack. Buffers and contexts are on the heap.
 const STACK_BYTES: usize = 256 << 10;
-/// The lowest priority there is (setpriority(2)).
-const NICE: libc::c_int = 19;
 
 /// What the sealer tells, on its own thread.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ pub fn spawn(
         None => None,
         Some(codec) => {
             let work = move || {
-                lower_priority();
+                worker::lower_priority();
                 Worker::new(storage, codec, on_event, inbox, requested).run()
             };
             let builder = std::thread::Builder::new().name("sealer".to_string());
@@ -242,220 +244,12 @@ fn seal_one(
     }
 }
 
-/// The sealer's ends of the channels.
-struct Inbox {
-    names: Receiver<SegmentName>,
-    overflow: Receiver<()>,
-}
-
+/// A queue and the sealer's end of it.
 fn channels() -> (SealQueue, Inbox) {
     let (names_sender, names) = bounded(QUEUE_SEGMENTS_MAX);
     let (overflow_sender, overflow) = bounded(1);
     let queue = SealQueue { names: names_sender, overflow: overflow_sender };
     (queue, Inbox { names, overflow })
-}
-
-/// The moment to end, once it is known.
-struct Deadline {
-    requested: Receiver<Instant>,
-    at: Cell<Option<Instant>>,
-}
-
-impl Deadline {
-    /// Whether the end was asked for.
-    fn is_set(&self) -> bool {
-        if self.at.get().is_none() {
-            match self.requested.try_recv() {
-                Ok(at) => self.at.set(Some(at)),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => self.at.set(Some(Instant::now())),
-            }
-        }
-        self.at.get().is_some()
-    }
-
-    fn has_passed(&self) -> bool {
-        self.is_set() && self.at.get().is_some_and(|at| Instant::now() >= at)
-    }
-}
-
-/// The thread's state.
-struct Worker {
-    storage: Arc<dyn Storage>,
-    codec: Codec,
-    on_event: OnEvent,
-    inbox: Inbox,
-    deadline: Deadline,
-    /// When to look for plain segments.
-    look_at: Option<Instant>,
-}
-
-/// What the thread waits for.
-enum Event {
-    Segment(SegmentName),
-    Look,
-    Finish,
-}
-
-impl Worker {
-    fn new(
-        storage: Arc<dyn Storage>,
-        codec: Codec,
-        on_event: OnEvent,
-        inbox: Inbox,
-        requested: Receiver<Instant>,
-    ) -> Worker {
-        let deadline = Deadline { requested, at: Cell::new(None) };
-        Worker { storage, codec, on_event, inbox, deadline, look_at: Some(Instant::now()) }
-    }
-
-    /// Returns how many segments stay plain.
-    fn run(mut self) -> usize {
-        loop {
-            match self.wait() {
-                Event::Segment(name) => self.seal(&name),
-                Event::Look => self.look(),
-                Event::Finish => break,
-            }
-        }
-        self.drain();
-        let segments = self.count_plain();
-        (self.on_event)(SealEvent::Left { segments });
-        segments
-    }
-
-    /// The one place where the thread waits. Without a failure there is no deadline: whoever ends
-    /// the sealer sends one, or drops the sender.
-    fn wait(&self) -> Event {
-        if self.deadline.is_set() {
-            return Event::Finish;
-        }
-        let look = self.look_at.map_or_else(never, at);
-        select_biased! {
-            recv(self.deadline.requested) -> at => {
-                self.deadline.at.set(Some(at.unwrap_or_else(|_| Instant::now())));
-                Event::Finish
-            }
-            recv(self.inbox.names) -> name => name.map_or(Event::Finish, Event::Segment),
-            recv(self.inbox.overflow) -> _ => Event::Look,
-            recv(look) -> _ => Event::Look,
-        }
-    }
-
-    /// Seals what was asked for before the end, as far as the deadline lets it.
-    fn drain(&mut self) {
-        while !self.deadline.has_passed() {
-            if let Ok(name) = self.inbox.names.try_recv() {
-                self.seal(&name);
-            } else if self.inbox.overflow.try_recv().is_ok()
-                || self.look_at.is_some_and(|at| at <= Instant::now())
-            {
-                self.look();
-            } else {
-                break;
-            }
-        }
-    }
-
-    fn seal(&mut self, name: &SegmentName) {
-        let stop = || self.deadline.has_passed();
-        if !seal_one(&*self.storage, name, self.codec, &stop, &mut self.on_event) {
-            self.look_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
-        }
-    }
-
-    fn look(&mut self) {
-        let stop = || self.deadline.has_passed();
-        let all = seal_all(&*self.storage, self.codec, &stop, &mut self.on_event);
-        self.look_at = if all { None } else { Some(Instant::now() + RETRY_AFTER) };
-    }
-
-    fn count_plain(&mut self) -> usize {
-        let mut segments = 0;
-        walk(&*self.storage, &mut |found| {
-            match found {
-                Found::Plain(_) => segments += 1,
-                Found::LeftOver(_) => {}
-                Found::Unlisted(folder, error) => {
-                    (self.on_event)(SealEvent::Unlisted { folder, error });
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        segments
-    }
-}
-
-/// What was found in a recording.
-enum Found {
-    /// A finished plain segment.
-    Plain(SegmentName),
-    /// A sealed file that was not finished.
-    LeftOver(PathBuf),
-    /// A folder could not be listed.
-    Unlisted(PathBuf, io::Error),
-}
-
-/// Looks through `feed=*/date=*`, one folder at a time, so that memory is bounded by the largest
-/// folder; `visit` may end it.
-fn walk(storage: &dyn Storage, visit: &mut dyn FnMut(Found) -> ControlFlow<()>) {
-    // Ended by `visit`: nothing is left to do.
-    let _ = walk_feeds(storage, visit);
-}
-
-fn walk_feeds(
-    storage: &dyn Storage,
-    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    for feed_folder in list(storage, Path::new(""), visit)? {
-        let feed = feed_folder.strip_prefix("feed=").map(FeedName::new);
-        let Some(Ok(feed)) = feed else { continue };
-        for date in list(storage, Path::new(&feed_folder), visit)? {
-            if date.starts_with("date=") {
-                let folder = Path::new(&feed_folder).join(date);
-                for file in list(storage, &folder, visit)? {
-                    if let Some(found) = recognise(&folder, &file, &feed) {
-                        visit(found)?;
-                    }
-                }
-            }
-        }
-    }
-    ControlFlow::Continue(())
-}
-
-fn recognise(folder: &Path, file: &str, feed: &FeedName) -> Option<Found> {
-    let (whole, left_over) = match file.strip_suffix(seal::TMP_ENDING) {
-        Some(whole) => (whole, true),
-        None => (file, false),
-    };
-    let (name, form) = SegmentName::parse(whole)?;
-    if name.feed != *feed || name.folder() != folder {
-        return None;
-    }
-    match (form, left_over) {
-        (Form::Plain, false) => Some(Found::Plain(name)),
-        (Form::Zstd | Form::Gzip, true) => Some(Found::LeftOver(folder.join(file))),
-        (Form::Open | Form::Zstd | Form::Gzip, false) | (Form::Open | Form::Plain, true) => None,
-    }
-}
-
-/// Names in a folder; none where it is not there (any more).
-fn list(
-    storage: &dyn Storage,
-    folder: &Path,
-    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
-) -> ControlFlow<(), Vec<String>> {
-    match storage.list(folder) {
-        Ok(entries) => ControlFlow::Continue(entries.into_iter().map(|e| e.name).collect()),
-        Err(error) => {
-            let gone = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
-            if !gone.contains(&error.kind()) {
-                visit(Found::Unlisted(folder.to_path_buf(), error))?;
-            }
-            ControlFlow::Continue(Vec::new())
-        }
-    }
 }
 
 /// Makes a file, in place of one that a crash left.
@@ -469,44 +263,29 @@ fn create_anew(storage: &dyn Storage, path: &Path) -> io::Result<Arc<dyn Storage
     }
 }
 
-/// Gives the calling thread what the others leave of CPU and disk. Where that is not allowed it
-/// works at the priority it has.
-fn lower_priority() {
-    // ioprio_set(2): who is a thread, 0 the calling one; class idle.
-    const WHO_PROCESS: libc::c_int = 1;
-    const CLASS_IDLE: libc::c_int = 3 << 13;
-    let tid = nix::unistd::gettid().as_raw().unsigned_abs();
-    // SAFETY: plain numbers; on Linux a thread's id means that thread alone.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, tid, NICE) } != 0 {
-        log::debug!("sealer: can't lower the CPU priority: {}", io::Error::last_os_error());
-    }
-    // SAFETY: plain numbers.
-    if unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) } != 0 {
-        log::debug!("sealer: can't lower the disk priority: {}", io::Error::last_os_error());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::compress::tests::lines;
     use super::*;
     use crate::storage::memory::{Fault, MemoryDisk};
+    use crate::tape::name::{FeedName, Form};
+    use crossbeam_channel::Receiver;
 
-    const ZSTD: Compression = Compression::Zstd { level: 3 };
-    const PATIENCE: Duration = Duration::from_secs(30);
+    pub(super) const ZSTD: Compression = Compression::Zstd { level: 3 };
+    pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
     fn name(feed: &str, number: u64) -> SegmentName {
         let ts = 1_736_682_893_953_758_185 + number * 3_600_000_000_000;
         SegmentName::new(&FeedName::new(feed).unwrap(), number, ts)
     }
 
-    fn put(disk: &MemoryDisk, feed: &str, number: u64) -> SegmentName {
+    pub(super) fn put(disk: &MemoryDisk, feed: &str, number: u64) -> SegmentName {
         let name = name(feed, number);
         disk.put(name.path(Form::Plain), &lines(1000, 100));
         name
     }
 
-    fn forms(disk: &MemoryDisk) -> (usize, usize) {
+    pub(super) fn forms(disk: &MemoryDisk) -> (usize, usize) {
         let count = |ending: &str| {
             disk.files().iter().filter(|path| path.to_str().unwrap().ends_with(ending)).count()
         };
@@ -519,7 +298,7 @@ mod tests {
         (spawn(Arc::new(disk.clone()), compression, on_event).unwrap(), events)
     }
 
-    fn next_sealed(events: &Receiver<SealEvent>) -> SegmentName {
+    pub(super) fn next_sealed(events: &Receiver<SealEvent>) -> SegmentName {
         match events.recv_timeout(PATIENCE).unwrap() {
             SealEvent::Sealed { name, .. } => name,
             other => panic!("{other:?}"),
@@ -552,19 +331,19 @@ mod tests {
     fn the_thread_yields_to_all_others() {
         let disk = MemoryDisk::new();
         put(&disk, "a", 0);
+        // SAFETY: plain numbers; 0 is the calling thread.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let before = nice();
         let (sender, seen) = bounded(2);
         let on_event = Box::new(move |_| {
             let thread = std::thread::current();
-            // SAFETY: plain numbers; 0 is the calling thread.
-            let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-            sender.send((thread.name().map(str::to_string), nice)).unwrap();
+            sender.send((thread.name().map(str::to_string), nice())).unwrap();
         });
         let sealer = spawn(Arc::new(disk), ZSTD, on_event).unwrap();
         let seen = seen.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(seen, (Some("sealer".to_string()), NICE));
+        assert_eq!(seen, (Some("sealer".to_string()), worker::NICE));
         drop(sealer);
-        // SAFETY: as above.
-        assert!(unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) } < NICE, "only the sealer");
+        assert_eq!(nice(), before, "only the sealer");
     }
 
     #[test]
@@ -576,74 +355,6 @@ mod tests {
         assert_eq!(sealer.finish(Instant::now() + PATIENCE).unwrap(), 0);
         assert!(events.try_recv().is_err());
         assert_eq!((forms(&disk), disk.operations()), ((1, 0), 0));
-    }
-
-    /// A worker on this thread, which is asked to end by `deadline` before it begins.
-    fn run_until(disk: &MemoryDisk, inbox: Inbox, deadline: Instant) -> usize {
-        let (finish, requested) = bounded(1);
-        finish.send(deadline).unwrap();
-        let codec = ZSTD.codec().unwrap();
-        let mut worker =
-            Worker::new(Arc::new(disk.clone()), codec, Box::new(|_| {}), inbox, requested);
-        worker.look_at = None;
-        worker.run()
-    }
-
-    #[test]
-    fn a_full_queue_loses_no_segment() {
-        let disk = MemoryDisk::new();
-        let (queue, inbox) = channels();
-        for number in 0..QUEUE_SEGMENTS_MAX as u64 + 10 {
-            queue.push(put(&disk, "a", number));
-        }
-        assert_eq!((inbox.names.len(), inbox.overflow.len()), (QUEUE_SEGMENTS_MAX, 1));
-        assert_eq!(run_until(&disk, inbox, Instant::now() + PATIENCE), 0);
-        assert_eq!(forms(&disk), (0, QUEUE_SEGMENTS_MAX + 10));
-    }
-
-    #[test]
-    fn what_does_not_fit_before_the_deadline_is_left() {
-        let disk = MemoryDisk::new();
-        let (queue, inbox) = channels();
-        for number in 0..3 {
-            queue.push(put(&disk, "a", number));
-        }
-        assert_eq!(run_until(&disk, inbox, Instant::now()), 3);
-        assert_eq!(forms(&disk), (3, 0));
-    }
-
-    #[test]
-    fn a_failure_stops_nothing_and_is_tried_again() {
-        let disk = MemoryDisk::new();
-        let (queue, inbox) = channels();
-        let names: Vec<_> = (0..3).map(|number| put(&disk, "a", number)).collect();
-        names.iter().for_each(|name| queue.push(name.clone()));
-        disk.fault_at(3, Fault::Fail(io::ErrorKind::StorageFull));
-        let (_finish, requested) = bounded(1);
-        let (sender, events) = crossbeam_channel::unbounded();
-        let on_event = Box::new(move |event| sender.send(event).unwrap());
-        let codec = ZSTD.codec().unwrap();
-        let mut worker = Worker::new(Arc::new(disk.clone()), codec, on_event, inbox, requested);
-        worker.look_at = None;
-        for _ in 0..3 {
-            let Event::Segment(name) = worker.wait() else { panic!("the queue holds three") };
-            worker.seal(&name);
-        }
-        let first = events.recv_timeout(PATIENCE).unwrap();
-        let SealEvent::Failed { name, error } = first else { panic!("{first:?}") };
-        assert_eq!(name, names[0]);
-        assert!(error.to_string().starts_with("can't create '"), "{error}");
-        assert_eq!(
-            (next_sealed(&events), next_sealed(&events)),
-            (names[1].clone(), names[2].clone())
-        );
-        let wait = worker.look_at.unwrap().saturating_duration_since(Instant::now());
-        assert!(wait > RETRY_AFTER - PATIENCE && wait <= RETRY_AFTER, "{wait:?}");
-        worker.look_at = Some(Instant::now());
-        assert!(matches!(worker.wait(), Event::Look));
-        worker.look();
-        assert_eq!(next_sealed(&events), names[0]);
-        assert_eq!(worker.look_at, None);
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! The search of a recording for plain segments.
+//!
+//! Owns which names count. Holds one folder's names at a time, changes nothing.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::seal::TMP_ENDING;
+use crate::storage::Storage;
+use crate::tape::name::{FeedName, Form, SegmentName};
+
+/// What was found in a recording.
+pub(super) enum Found {
+    /// A finished plain segment.
+    Plain(SegmentName),
+    /// A sealed file that was not finished.
+    LeftOver(PathBuf),
+    /// A folder could not be listed.
+    Unlisted(PathBuf, io::Error),
+}
+
+/// Looks through `feed=*/date=*`, one folder at a time, so that memory is bounded by the largest
+/// folder; `visit` may end it.
+pub(super) fn walk(storage: &dyn Storage, visit: &mut dyn FnMut(Found) -> ControlFlow<()>) {
+    // Ended by `visit`: nothing is left to do.
+    let _ = walk_feeds(storage, visit);
+}
+
+fn walk_feeds(
+    storage: &dyn Storage,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for feed_folder in list(storage, Path::new(""), visit)? {
+        let feed = feed_folder.strip_prefix("feed=").map(FeedName::new);
+        let Some(Ok(feed)) = feed else { continue };
+        for date in list(storage, Path::new(&feed_folder), visit)? {
+            if date.starts_with("date=") {
+                let folder = Path::new(&feed_folder).join(date);
+                for file in list(storage, &folder, visit)? {
+                    if let Some(found) = recognise(&folder, &file, &feed) {
+                        visit(found)?;
+                    }
+                }
+            }
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+fn recognise(folder: &Path, file: &str, feed: &FeedName) -> Option<Found> {
+    let (whole, left_over) = match file.strip_suffix(TMP_ENDING) {
+        Some(whole) => (whole, true),
+        None => (file, false),
+    };
+    let (name, form) = SegmentName::parse(whole)?;
+    if name.feed != *feed || name.folder() != folder {
+        return None;
+    }
+    match (form, left_over) {
+        (Form::Plain, false) => Some(Found::Plain(name)),
+        (Form::Zstd | Form::Gzip, true) => Some(Found::LeftOver(folder.join(file))),
+        (Form::Open | Form::Zstd | Form::Gzip, false) | (Form::Open | Form::Plain, true) => None,
+    }
+}
+
+/// Names in a folder; none where it is not there (any more).
+fn list(
+    storage: &dyn Storage,
+    folder: &Path,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+) -> ControlFlow<(), Vec<String>> {
+    match storage.list(folder) {
+        Ok(entries) => ControlFlow::Continue(entries.into_iter().map(|e| e.name).collect()),
+        Err(error) => {
+            let gone = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+            if !gone.contains(&error.kind()) {
+                visit(Found::Unlisted(folder.to_path_buf(), error))?;
+            }
+            ControlFlow::Continue(Vec::new())
+        }
+    }
+}
