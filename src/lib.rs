@@ -3,4 +3,5 @@ pub mod backoff;
 pub mod clock;
 pub mod storage;
 pub mod tape;
+pub mod tools;
 pub mod units;
