@@ -261,7 +261,7 @@ impl Finder {
         folders.sort();
         for name in folders {
             let inner = folder.join(&name);
-            match fs::canonicalize(&inner).and_then(|path| Ok((path.is_dir(), path))) {
+            match fs::canonicalize(&inner).map(|path| (path.is_dir(), path)) {
                 Ok((true, absolute)) => {
                     let is_whole = is_whole || name.as_encoded_bytes().starts_with(b"feed=");
                     match self.walk(&inner, &absolute, is_whole, depth + 1) {

@@ -214,7 +214,7 @@ mod tests {
             segment.ts(TS + ts).text(format!("{feed}{ts}").as_bytes());
         }
         segment.end();
-        recording.put(&segment, if number % 2 == 0 { Form::Zstd } else { Form::Plain });
+        recording.put(&segment, if number.is_multiple_of(2) { Form::Zstd } else { Form::Plain });
         first_index + stamps.len() as u64 + 2
     }
 
