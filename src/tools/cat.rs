@@ -5,17 +5,21 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
 
 use anyhow::{Result, ensure};
 
 use super::Outcome;
 use crate::tape::line::{Kind, Line, LineError, TS_DIGITS};
 use crate::tape::reader::{
-    Merge, Piece, PieceEnd, Purpose, ReadError, SegmentFile, Tape, find, merge, payload,
+    Merge, OpenSegment, Piece, PieceEnd, Purpose, ReadError, Tape, find, merge, payload,
 };
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 << 10;
+/// Buffers on their way between reading and writing: 1 MiB in all.
+const COPY_BUFFERS: usize = 4;
 /// Size of the output buffer where the output is made line by line.
 const OUTPUT_BYTES: usize = 64 << 10;
 
@@ -56,8 +60,10 @@ pub fn run(args: &CatArgs, out: &mut dyn Write) -> Result<Outcome> {
 
 fn cat(args: &CatArgs, out: &mut dyn Write) -> Result<Outcome> {
     let tapes = find(&args.paths)?;
-    super::allow_open_files(tapes.len());
     let mut wrong = 0;
+    if tapes.len() > 1 {
+        super::allow_open_files(tapes.len())?;
+    }
     match (&tapes[..], args.messages) {
         ([tape], false) => wrong += copy(tape, out)?,
         (_, false) => wrong += merge_lines(tapes, out)?,
@@ -73,57 +79,114 @@ fn tell(error: &ReadError) {
     log::error!("{error}; going on after it");
 }
 
-/// Copies a tape; returns how many segments could not be read whole.
+/// Copies a tape; returns how many segments could not be read whole. One thread reads and decodes
+/// while this one writes, so that neither waits for the other.
 fn copy(tape: &Tape, out: &mut dyn Write) -> io::Result<u64> {
-    let mut buf = vec![0; COPY_BYTES];
+    let (filled_tx, filled_rx) = mpsc::sync_channel(COPY_BUFFERS);
+    let (empty_tx, empty_rx) = mpsc::sync_channel(COPY_BUFFERS);
+    for _ in 0..COPY_BUFFERS {
+        empty_tx.send(Vec::with_capacity(COPY_BYTES)).expect("the receiver is right here");
+    }
+    thread::scope(|scope| {
+        let reader = thread::Builder::new()
+            .name("cat reader".to_string())
+            .spawn_scoped(scope, move || read_tape(tape, &filled_tx, &empty_rx))?;
+        // Takes the channels along: when writing fails they close, and the reader ends.
+        let result = write_chunks(filled_rx, empty_tx, out);
+        if let Err(panic) = reader.join() {
+            std::panic::resume_unwind(panic);
+        }
+        result
+    })
+}
+
+/// What the reading thread hands over.
+enum Chunk {
+    /// Some plain bytes.
+    Bytes(Vec<u8>),
+    /// The segment could not be read on; what follows is of the next one.
+    Failed(ReadError),
+}
+
+fn write_chunks(
+    filled: Receiver<Chunk>,
+    empty: SyncSender<Vec<u8>>,
+    out: &mut dyn Write,
+) -> io::Result<u64> {
     let mut failed = 0;
-    for segment in &tape.segments {
-        match copy_segment(segment, &mut buf, out)? {
-            Ok(()) => {}
-            Err(error) => {
+    let mut last = b'\n';
+    for chunk in filled {
+        match chunk {
+            Chunk::Bytes(mut bytes) => {
+                out.write_all(&bytes)?;
+                last = bytes.last().copied().unwrap_or(last);
+                bytes.clear();
+                // At the end the reader has gone and needs no more buffers.
+                let _ = empty.send(bytes);
+            }
+            Chunk::Failed(error) => {
                 tell(&error);
                 failed += 1;
+                // What follows must not be taken for the rest of a line that broke off.
+                if std::mem::replace(&mut last, b'\n') != b'\n' {
+                    out.write_all(b"\n")?;
+                }
             }
         }
     }
     Ok(failed)
 }
 
-/// Copies a segment. The outer error is that of `out`.
-fn copy_segment(
-    segment: &SegmentFile,
-    buf: &mut [u8],
-    out: &mut dyn Write,
-) -> io::Result<Result<(), ReadError>> {
-    let mut open = match segment.open(Purpose::Read) {
-        Ok(Some(open)) => open,
-        Ok(None) => return Ok(Ok(())),
-        Err(e) => return Ok(Err(e)),
-    };
+/// Reads all segments; ends early when nobody takes what is read.
+fn read_tape(tape: &Tape, filled: &SyncSender<Chunk>, empty: &Receiver<Vec<u8>>) {
+    for segment in &tape.segments {
+        let result = match segment.open(Purpose::Read) {
+            Ok(Some(open)) => read_segment(open, filled, empty),
+            Ok(None) => Ok(Taken::All),
+            Err(e) => Err(e),
+        };
+        let sent = match result {
+            Ok(Taken::All) => Ok(()),
+            Ok(Taken::Enough) => return,
+            Err(error) => filled.send(Chunk::Failed(error)),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether what was read is still wanted.
+enum Taken {
+    All,
+    Enough,
+}
+
+fn read_segment(
+    mut open: OpenSegment,
+    filled: &SyncSender<Chunk>,
+    empty: &Receiver<Vec<u8>>,
+) -> Result<Taken, ReadError> {
     let mut copied = 0u64;
     let mut last = b'\n';
     let result = loop {
-        match open.read(buf) {
-            Ok(0) => break merge::torn_error(&open).map_or(Ok(()), Err),
-            Ok(bytes) => {
-                out.write_all(&buf[..bytes])?;
-                copied += bytes as u64;
-                last = buf[bytes - 1];
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+        let Ok(mut buf) = empty.recv() else { return Ok(Taken::Enough) };
+        // What was read before an error is in the buffer.
+        let result = open.by_ref().take(COPY_BYTES as u64).read_to_end(&mut buf);
+        let is_full = buf.len() == COPY_BYTES;
+        copied += buf.len() as u64;
+        last = buf.last().copied().unwrap_or(last);
+        if filled.send(Chunk::Bytes(buf)).is_err() {
+            return Ok(Taken::Enough);
+        }
+        match result {
+            Ok(_) if is_full => {}
+            Ok(_) if last != b'\n' => break Err(io::Error::other("its last line is not whole")),
+            Ok(_) => break merge::torn_error(&open).map_or(Ok(Taken::All), Err),
             Err(e) => break Err(e),
         }
     };
-    if last != b'\n' {
-        // What follows must not be taken for the rest of a line that broke off.
-        out.write_all(b"\n")?;
-    }
-    let path = open.file().path();
-    let result = match result {
-        Ok(()) if last != b'\n' => Err(io::Error::other("its last line is not whole")),
-        other => other,
-    };
-    Ok(result.map_err(|cause| ReadError::at(&path, copied, cause)))
+    result.map_err(|cause| ReadError::at(&open.file().path(), copied, cause))
 }
 
 /// Prints merged lines; returns how many segments could not be read whole.

@@ -10,6 +10,7 @@ pub mod verify;
 use std::fmt;
 use std::io;
 
+use anyhow::{Context, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Deserialize;
 
@@ -27,16 +28,23 @@ pub enum Outcome {
 /// Files beside those of tapes that a command may have open.
 const OTHER_FILES: u64 = 32;
 
-/// Makes room for as many open files as there are tapes, as far as the hard limit allows; beyond
-/// it, opening fails with its own message.
-fn allow_open_files(tapes: usize) {
+/// Makes sure that a file of each tape may be open at once: raises the soft limit as far as needed.
+///
+/// # Errors
+/// The hard limit is too low.
+fn allow_open_files(tapes: usize) -> anyhow::Result<()> {
     let want = tapes as u64 + OTHER_FILES;
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < want
-        && let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, want.min(hard), hard)
-    {
-        log::debug!("the limit of open files stays at {soft}: {e}");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
+    if soft >= want {
+        return Ok(());
     }
+    ensure!(
+        want <= hard,
+        "{tapes} feeds at once need {want} open files, the limit is {hard}: raise it \
+         (ulimit -Hn), or give fewer feeds at a time"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, want, hard)
+        .with_context(|| format!("the limit of open files can't be raised from {soft} to {want}"))
 }
 
 /// Whether the reader of our output has enough, as `head` has: no failure.
@@ -129,6 +137,13 @@ mod tests {
             assert_eq!(gaps.count(raw.as_bytes()), valid, "{raw}");
         }
         assert_eq!(gaps.to_string(), "reconnect 1, stall 2 (7 messages lost)");
+    }
+
+    #[test]
+    fn too_many_feeds_are_refused_at_once() {
+        allow_open_files(1).unwrap();
+        let error = allow_open_files(usize::MAX >> 8).unwrap_err().to_string();
+        assert!(error.contains("72057594037927935 feeds"), "{error}");
     }
 
     #[test]

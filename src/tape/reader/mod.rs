@@ -1,6 +1,6 @@
 //! Reading a tape: open, finished and sealed segments, of one feed or of many.
 //!
-//! Owns finding the segments under some paths ([`find`]), their plain bytes whatever their form
+//! Owns finding the segments under some paths ([`find()`]), their plain bytes whatever their form
 //! ([`Source`]), their lines in bounded memory ([`LineReader`]), and the lines of many feeds in
 //! the order of their stamps ([`Merge`]). Writes nothing, and judges nothing beyond what is needed
 //! to go on: whether a tape is sound is for `verify` to say.
@@ -68,11 +68,8 @@ impl fmt::Display for ReadError {
     }
 }
 
-impl std::error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
-    }
-}
+// The message holds the cause already, so it is no `source`: it would be printed twice.
+impl std::error::Error for ReadError {}
 
 /// What a reader needs of a segment's first line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
