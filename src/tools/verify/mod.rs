@@ -1,8 +1,8 @@
 //! `feedtape verify`: whether tapes are whole and as they were written.
 //!
 //! Owns the walk over tapes, what must hold between segments, and the report: every finding on a
-//! line of its own, then a summary. What must hold within a segment is in [`segment`], what the
-//! sums say in [`sums`]. A gap that the recorder wrote down is no finding: the tape is as it was
+//! line of its own, then a summary. What must hold within a segment is in `segment.rs`, what the
+//! sums say in `sums.rs`. A gap that the recorder wrote down is no finding: the tape is as it was
 //! recorded.
 
 mod segment;
