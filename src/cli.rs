@@ -3,6 +3,7 @@
 //! Owns the subcommands and the exit codes: 0 clean, 1 failed, 2 usage or configuration, 3 done
 //! but something is lost. Results go to stdout, talk to stderr.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use crate::config::RecordArgs;
 use crate::logging;
 use crate::recorder::{self, Recorder};
 use crate::tools::Outcome;
+use crate::tools::cat::{self, CatArgs};
+use crate::tools::info::{self, InfoArgs};
 use crate::tools::simulate::{self, SimulateArgs};
+use crate::tools::verify::{self, VerifyArgs};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -37,6 +41,12 @@ struct Cli {
 enum Command {
     /// Record feeds until told to stop.
     Record(Box<RecordArgs>),
+    /// Print what was recorded, all feeds in the order of their stamps.
+    Cat(CatArgs),
+    /// Show what a recording holds: times, messages, sizes, connections, gaps.
+    Info(InfoArgs),
+    /// Check a recording: structure, counts, checksums, numbering.
+    Verify(VerifyArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
 }
@@ -58,6 +68,9 @@ pub fn main() -> ExitCode {
             Ok(options) => record(options),
             Err(mistakes) => return usage(&mistakes),
         },
+        Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
+        Command::Info(args) => info::run(args, &mut io::stdout().lock()),
+        Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Simulate(args) => simulate::run(args),
     };
     match result {
