@@ -21,7 +21,7 @@
 //! previous mark's line (or the start) up to their own line. The *index* of a line is its ordinal
 //! in its feed over all segments, from 0; a header's `first_index` is its own.
 //!
-//! This module owns lines ([`line`]), events ([`event`]), names ([`name`]) and reading
+//! This module owns lines ([`mod@line`]), events ([`event`]), names ([`name`]) and reading
 //! ([`reader`]). It does no network I/O and writes no files.
 
 pub mod event;
