@@ -1,8 +1,10 @@
 //! One connection of the simulated venue: the thread that serves one client.
 //!
-//!     TLS handshake -> HTTP request -> Serving -> Closing (at most 1 s) -> closed
-//!                                        |
-//!                                        +-> dropped without a word (--drop-after)
+//! ```text
+//! TLS handshake -> HTTP request -> serving -> closing (at most 1 s) -> closed
+//!                                     |
+//!                                     +-> dropped without a word (--drop-after)
+//! ```
 //!
 //! Waits in one place while serving (`Connection::wait`), always with a deadline. A message is
 //! made only when the socket took all before it, so a slow client holds up its own schedule and

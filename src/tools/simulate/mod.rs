@@ -4,7 +4,7 @@
 //!
 //! | path | what it sends |
 //! |---|---|
-//! | `/trades?symbols=btcusdt,ethusdt` | the trades of these symbols (`btcusdt` where none is named) |
+//! | `/trades?symbols=btcusdt,ethusdt` | the trades of these symbols (without any: `btcusdt`) |
 //! | `/book?symbols=..` | a snapshot of the order book, then its changes |
 //! | `/ticker?symbols=..` | last and best prices, and the day's range |
 //! | `/ws` | nothing until asked |
@@ -116,7 +116,7 @@ pub enum Security {
     Tls,
 }
 
-/// Options of `feedtape simulate`.
+/// Run a simulated venue on this machine, for trying and testing.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SimulateArgs {
     /// Address and port to listen on; with port 0 the system chooses one. Only loopback
@@ -180,12 +180,16 @@ impl SimulateArgs {
 /// # Errors
 /// Where it can't be started, or the certificate or the output can't be written.
 pub fn run(args: &SimulateArgs) -> anyhow::Result<Outcome> {
-    run_to(args, &mut std::io::stdout().lock())
-}
-
-fn run_to(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     // Before the URLs are printed: who reads them may send a signal at once.
     let signals = Signals::register()?;
+    run_until(args, &mut std::io::stdout().lock(), || signals.wait(args.duration))
+}
+
+fn run_until(
+    args: &SimulateArgs,
+    out: &mut dyn Write,
+    end: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
     let venue = start(args.options())?;
     if let (Some(path), Some(pem)) = (&args.cert_out, venue.certificate_pem()) {
         std::fs::write(path, pem).with_context(|| {
@@ -193,7 +197,7 @@ fn run_to(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         })?;
     }
     announce(args, &venue, out)?;
-    signals.wait(args.duration)?;
+    end()?;
     let sent = venue.stop();
     let total = format!(
         "sent {} messages ({}) on {} connections; refused {}\n",

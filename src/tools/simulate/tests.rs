@@ -318,9 +318,17 @@ fn a_run_prints_urls_writes_the_certificate_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("venue.pem");
     let file = path.to_str().unwrap();
-    let line = ["simulate", "--listen=127.0.0.1:0", "--tls", "--cert-out", file, "--duration=10ms"];
+    let line = ["simulate", "--listen=127.0.0.1:0", "--tls", "--cert-out", file];
     let mut out = Vec::new();
-    let outcome = run_to(&Line::try_parse_from(line).unwrap().args, &mut out).unwrap();
+    let args = Line::try_parse_from(line).unwrap().args;
+    let mut ended = 0;
+    let end = || {
+        assert!(path.exists(), "written before the end");
+        ended += 1;
+        Ok(())
+    };
+    let outcome = run_until(&args, &mut out, end).unwrap();
+    assert_eq!(ended, 1);
     assert_eq!(outcome, Outcome::Clean);
     let out = String::from_utf8(out).unwrap();
     assert!(out.starts_with("wss://127.0.0.1:"), "{out}");
