@@ -167,6 +167,7 @@ impl FeedLoop {
                     Command::Rotate => self.lines.rotate(),
                 }
             }
+            let conn = self.conn;
             let drained = self.read_some();
             self.step(Input::Tick);
             if self.session.is_stopped() {
@@ -175,7 +176,9 @@ impl FeedLoop {
             }
             let now = mono_now();
             self.lines.tick(now);
-            if drained {
+            // The first read of a connection comes before the first wait: messages may stand behind
+            // the 101 already, out of poll's sight.
+            if drained && self.conn == conn {
                 let handed_over = self.lines.hand_over_if_wanted();
                 self.wait(now, handed_over)?;
             }
