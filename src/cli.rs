@@ -40,6 +40,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Record feeds until told to stop.
+    #[command(args_override_self = true)]
     Record(Box<RecordArgs>),
     /// Print what was recorded, all feeds in the order of their stamps.
     Cat(CatArgs),

@@ -8,6 +8,7 @@ pub mod feed;
 pub mod logging;
 pub mod recorder;
 pub mod recovery;
+pub mod report;
 pub mod resolver;
 pub mod sealer;
 pub mod service;

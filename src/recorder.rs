@@ -5,7 +5,6 @@
 //! channel to the next.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::block::{Pool, PoolPlan, channel};
+use crate::block::{Parcel, Pool, PoolPlan, channel};
 use crate::config::RecorderOptions;
 use crate::feed::lines::Lines;
 use crate::feed::session::Ask;
@@ -27,13 +26,13 @@ use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd};
 use crate::recovery;
+use crate::report::{FeedView, closing_report};
 use crate::resolver::Resolver;
 use crate::sealer::{self, SealEvent, SealQueue, Sealer};
 use crate::service;
-use crate::stats::{FeedStats, RecorderStats};
+use crate::stats::RecorderStats;
 use crate::storage::{Disk, Storage};
 use crate::syncer;
-use crate::tape::name::FeedName;
 use crate::units::format_size;
 use crate::writer::{self, Tape, WriterOptions};
 
@@ -65,15 +64,6 @@ pub struct Ended {
     pub lost: bool,
 }
 
-/// Figures of one feed, for reports and displays.
-#[derive(Clone)]
-pub struct FeedView {
-    /// The feed.
-    pub name: FeedName,
-    /// Its counters.
-    pub stats: Arc<FeedStats>,
-}
-
 /// A running recorder.
 pub struct Recorder {
     feeds: Vec<Option<Feed>>,
@@ -83,6 +73,8 @@ pub struct Recorder {
     syncer: JoinHandle<()>,
     sealer: Sealer,
     give_up: Sender<()>,
+    /// Keeps the writer from ending before it is told to.
+    parcels: Sender<Parcel>,
     events: Receiver<Event>,
     send_event: Sender<Event>,
     feeds_ended: usize,
@@ -175,6 +167,7 @@ impl Recorder {
             syncer,
             sealer,
             give_up,
+            parcels,
             events,
             send_event,
             feeds_ended: 0,
@@ -309,7 +302,8 @@ impl Recorder {
             }
         }
         // The writer ends by itself; one that can't write is told to give up near the deadline.
-        let Recorder { writer, syncer, sealer, give_up, events, views, .. } = self;
+        let Recorder { writer, syncer, sealer, give_up, parcels, events, views, .. } = self;
+        drop(parcels);
         let give_up_at = deadline - self.options.stop_timeout / 4;
         if !wait_for(&writer, give_up_at, &events) {
             drop(give_up);
@@ -329,7 +323,7 @@ impl Recorder {
             Ok(left) => log::info!("{left} segments are left to be sealed at the next start"),
             Err(error) => trouble.push(format!("the sealer failed: {error}")),
         }
-        report(&views);
+        eprint!("{}", closing_report(&views));
         if !trouble.is_empty() {
             bail!("not ended in order: {}", trouble.join("; "));
         }
@@ -375,7 +369,11 @@ fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("'{shown}' is in use by another recorder; give this one its own --out")
+            bail!(
+                "'{shown}' is in use by another recorder, which holds '{}'; give this one its \
+                 own --out",
+                path.display()
+            )
         }
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("can't lock '{}'", path.display()))
@@ -461,43 +459,6 @@ fn start_sealer(
         SealEvent::Left { .. } => {}
     });
     sealer::spawn(storage.clone(), options.compression, on_event).context("can't start the sealer")
-}
-
-/// The closing report, on stderr.
-fn report(views: &[FeedView]) {
-    let mut text = String::new();
-    for FeedView { name, stats } in views {
-        let (raw, sealed) = (stats.sealed_raw_bytes.get(), stats.sealed_bytes.get());
-        let gaps: Vec<String> = stats
-            .gaps
-            .figures()
-            .iter()
-            .map(|gap| match gap.messages {
-                0 => format!("{} {}", gap.holes, gap.reason),
-                lost => format!("{} {} ({lost} messages dropped)", gap.holes, gap.reason),
-            })
-            .collect();
-        let gaps = if gaps.is_empty() { "none".to_string() } else { gaps.join(", ") };
-        let sealed = match sealed {
-            0 => "nothing sealed".to_string(),
-            sealed => format!(
-                "{} of it sealed to {} ({:.1}x)",
-                format_size(raw),
-                format_size(sealed),
-                raw as f64 / sealed as f64
-            ),
-        };
-        // Writing to a String does not fail.
-        let _ = writeln!(
-            text,
-            "{name}: {} messages, {} payload, {} connections, gaps: {gaps}; tape {}, {sealed}",
-            stats.messages.get(),
-            format_size(stats.bytes.get()),
-            stats.connections.get(),
-            format_size(stats.tape_bytes.get()),
-        );
-    }
-    eprint!("{text}");
 }
 
 /// Turns signals into events, on a thread of its own.

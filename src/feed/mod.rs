@@ -5,9 +5,11 @@
 
 pub mod connection;
 pub mod lines;
+pub mod reason;
 mod run;
 pub mod session;
 pub mod socket;
+pub mod text;
 pub mod tls;
 pub mod transport;
 pub mod url;
@@ -23,6 +25,7 @@ use crossbeam_channel::{Sender, bounded};
 use self::lines::Lines;
 use self::run::{FeedLoop, Inbox};
 use self::session::{Ask, Rules};
+use self::text::Text;
 use self::transport::{Network, Target};
 use self::wait::Waker;
 use crate::stats::FeedStats;
@@ -50,7 +53,7 @@ pub struct FeedOptions {
     /// Where it connects to.
     pub target: Target,
     /// Texts sent after connecting, each time.
-    pub subscriptions: Vec<String>,
+    pub subscriptions: Vec<Text>,
     /// Timeouts and intervals.
     pub rules: Rules,
     /// Record exactly so many messages, then end.

@@ -426,9 +426,9 @@ impl FeedLoop {
 
     fn subscribe(&mut self, n: usize) -> Option<Input> {
         let text = &self.options.subscriptions[n];
-        let sent = self.connection.as_mut()?.send_text(text);
+        let sent = self.connection.as_mut()?.send_text(&text.value);
         let at = clock::wall_now();
-        let event = Event::Sent { conn: self.conn, text, cut: false, at };
+        let event = Event::Sent { conn: self.conn, text: &text.shown, cut: false, at };
         self.lines.event(EventStamp::Previous, &event);
         sent.err().map(Input::Broken)
     }

@@ -15,32 +15,17 @@
 //! Owns all deadlines and all decisions about them. No socket, clock, sleep or log in here: time
 //! comes in with each input, and what to do goes out as actions.
 
-use std::fmt;
 use std::time::Duration;
 
+pub use super::reason::{Reason, Stage};
 use crate::backoff::Backoff;
 use crate::clock::Mono;
-use crate::units::format_span;
 
 /// The close handshake may take so long; then the socket is dropped.
 pub const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// A connection that lived so long (or `--backoff-max`, where that is less) resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-
-/// RFC 6455 section 7.4.1: close codes that we send.
-pub mod code {
-    /// The purpose is fulfilled.
-    pub const NORMAL: u16 = 1000;
-    /// We go away.
-    pub const GOING_AWAY: u16 = 1001;
-    /// The peer broke the protocol.
-    pub const PROTOCOL: u16 = 1002;
-    /// A text was not UTF-8.
-    pub const INVALID_DATA: u16 = 1007;
-    /// A message was too large.
-    pub const TOO_BIG: u16 = 1009;
-}
 
 /// What the session is told to do with a feed; see design of the command line for meanings.
 #[derive(Debug, Clone)]
@@ -59,167 +44,6 @@ pub struct Rules {
     pub stale_after: Duration,
     /// How many texts to send after connecting.
     pub subscriptions: usize,
-}
-
-/// How far a connection attempt got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Looking the host's name up.
-    Lookup,
-    /// Connecting TCP.
-    Connect,
-    /// The TLS handshake.
-    Tls,
-    /// The WebSocket upgrade.
-    Upgrade,
-    /// Sending the subscriptions.
-    Subscribe,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Lookup => "lookup",
-            Stage::Connect => "connect",
-            Stage::Tls => "tls",
-            Stage::Upgrade => "upgrade",
-            Stage::Subscribe => "subscribe",
-        })
-    }
-}
-
-/// Why a connection, or the attempt at one, ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// The recorder stops.
-    Stopped,
-    /// The feed has all the messages that were asked for.
-    Complete,
-    /// An operator paused the feed.
-    Paused,
-    /// An operator asked for a new connection.
-    Reconnect,
-    /// The attempt failed.
-    Failed {
-        /// Where.
-        stage: Stage,
-        /// What the other side or the system said.
-        cause: String,
-    },
-    /// The attempt took too long.
-    Timeout {
-        /// Where it stood.
-        stage: Stage,
-        /// The limit that passed.
-        limit: Duration,
-    },
-    /// No data for too long.
-    Stale {
-        /// The limit that passed.
-        limit: Duration,
-    },
-    /// Nothing came in after a ping.
-    NoPong {
-        /// The limit that passed.
-        limit: Duration,
-    },
-    /// The server sent a close frame.
-    ServerClosed {
-        /// Its code; `None` where the frame had none.
-        code: Option<u16>,
-        /// Its reason.
-        text: String,
-    },
-    /// The connection ended with no close frame.
-    Lost {
-        /// What the system said.
-        cause: String,
-    },
-    /// The server broke the protocol.
-    Protocol {
-        /// How.
-        cause: String,
-    },
-    /// A text message was not UTF-8.
-    InvalidUtf8,
-    /// A message was larger than `--max-message`.
-    Oversized {
-        /// What the frame said, or what had come together so far.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The feed's thread failed; the connection is dropped.
-    Panic,
-}
-
-impl Reason {
-    /// The close code that we send for it; `None` where nothing is to be sent.
-    pub fn close_code(&self) -> Option<u16> {
-        match self {
-            Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {
-                Some(code::NORMAL)
-            }
-            Reason::Stale { .. } | Reason::NoPong { .. } => Some(code::GOING_AWAY),
-            Reason::Protocol { .. } => Some(code::PROTOCOL),
-            Reason::InvalidUtf8 => Some(code::INVALID_DATA),
-            Reason::Oversized { .. } => Some(code::TOO_BIG),
-            Reason::Failed { .. }
-            | Reason::Timeout { .. }
-            | Reason::ServerClosed { .. }
-            | Reason::Lost { .. }
-            | Reason::Panic => None,
-        }
-    }
-
-    /// The code for the `disconnected` event: the server's, or the one we sent.
-    pub fn event_code(&self) -> Option<u16> {
-        match self {
-            Reason::ServerClosed { code, .. } => *code,
-            other => other.close_code(),
-        }
-    }
-
-    /// Whether what follows in the stream can still be read as frames.
-    fn leaves_frames(&self) -> bool {
-        !matches!(self, Reason::Protocol { .. } | Reason::InvalidUtf8 | Reason::Oversized { .. })
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Stopped => f.write_str("stopped"),
-            Reason::Complete => f.write_str("all messages asked for are recorded"),
-            Reason::Paused => f.write_str("paused"),
-            Reason::Reconnect => f.write_str("reconnect asked for"),
-            Reason::Failed { stage, cause } => write!(f, "{stage}: {cause}"),
-            Reason::Timeout { stage, limit } => {
-                write!(f, "timeout: {stage} ({})", format_span(*limit))
-            }
-            Reason::Stale { limit } => write!(f, "stale: no data for {}", format_span(*limit)),
-            Reason::NoPong { limit } => {
-                write!(f, "timeout: pong ({})", format_span(*limit))
-            }
-            Reason::ServerClosed { code, text } => {
-                f.write_str("closed by server")?;
-                if let Some(code) = code {
-                    write!(f, ": {code}")?;
-                }
-                if !text.is_empty() {
-                    write!(f, " '{text}'")?;
-                }
-                Ok(())
-            }
-            Reason::Lost { cause } => write!(f, "lost: {cause}"),
-            Reason::Protocol { cause } => write!(f, "protocol error: {cause}"),
-            Reason::InvalidUtf8 => f.write_str("protocol error: text message is not UTF-8"),
-            Reason::Oversized { bytes, limit } => {
-                write!(f, "oversized: message of {bytes} bytes or more, the limit is {limit}")
-            }
-            Reason::Panic => f.write_str("panic"),
-        }
-    }
 }
 
 /// What happened.

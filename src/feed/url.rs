@@ -6,6 +6,8 @@ use std::fmt;
 
 use tungstenite::http::Uri;
 
+use super::text::Text;
+
 /// Longest URL, in bytes: it stands in events, which are bounded.
 pub const URL_BYTES_MAX: usize = 8 << 10;
 
@@ -27,12 +29,13 @@ pub struct FeedUrl {
 }
 
 impl FeedUrl {
-    /// Checks `input`.
+    /// Checks `text`.
     ///
     /// # Errors
     /// A sentence that quotes the input, without its password, and says what would be right.
-    pub fn parse(input: &str) -> Result<FeedUrl, String> {
-        let shown = hide_password(input);
+    pub fn parse(text: &Text) -> Result<FeedUrl, String> {
+        let input = text.value.as_str();
+        let shown = hide_password(&text.shown);
         let wrong = |what: &str| {
             format!(
                 "'{shown}' is not the URL of a feed: {what}; write ws://HOST/... or wss://HOST/..."
@@ -47,7 +50,7 @@ impl FeedUrl {
         let tls = match input.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()) {
             Some(scheme) if scheme == "ws" => false,
             Some(scheme) if scheme == "wss" => true,
-            Some(scheme) => return Err(wrong(&format!("the scheme is '{scheme}'"))),
+            Some(_) => return Err(wrong("it is of another scheme")),
             None => return Err(wrong("it has no scheme")),
         };
         if input.contains('#') {
@@ -133,7 +136,7 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let check = |input: &str, tls: bool, host: &str, port: u16, path: &str, header: &str| {
-            let url = FeedUrl::parse(input).unwrap();
+            let url = FeedUrl::parse(&Text::plain(input)).unwrap();
             let got = (url.tls, url.host.as_str(), url.port, url.path.as_str(), url.host_header());
             assert_eq!(got, (tls, host, port, path, header), "{input}");
         };
@@ -146,13 +149,13 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        let url = FeedUrl::parse("wss://me:secret@h/p@q").unwrap();
+        let url = FeedUrl::parse(&Text::plain("wss://me:secret@h/p@q")).unwrap();
         assert_eq!(url.to_string(), "wss://me:***@h/p@q");
         assert_eq!(url.credentials.as_deref(), Some("me:secret"));
         assert!(!url.request_uri().contains("secret"));
-        let error = FeedUrl::parse("http://me:secret@h").unwrap_err();
+        let error = FeedUrl::parse(&Text::plain("http://me:secret@h")).unwrap_err();
         assert!(!error.contains("secret"), "{error}");
-        let token = FeedUrl::parse("wss://secret@h/").unwrap();
+        let token = FeedUrl::parse(&Text::plain("wss://secret@h/")).unwrap();
         assert_eq!(token.to_string(), "wss://:***@h/");
     }
 
@@ -170,9 +173,9 @@ mod tests {
             "ws://h/#f",
             "ws://h/a b",
         ] {
-            let error = FeedUrl::parse(input).expect_err(input);
+            let error = FeedUrl::parse(&Text::plain(input)).expect_err(input);
             assert!(error.contains(&format!("'{input}'")), "{error}");
         }
-        assert!(FeedUrl::parse(&format!("ws://h/{}", "x".repeat(9000))).is_err());
+        assert!(FeedUrl::parse(&Text::plain(&format!("ws://h/{}", "x".repeat(9000)))).is_err());
     }
 }

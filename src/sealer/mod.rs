@@ -38,8 +38,8 @@ use crate::tape::name::SegmentName;
 pub const QUEUE_SEGMENTS_MAX: usize = 256;
 /// After a failure the sealer tries again so much later.
 pub const RETRY_AFTER: Duration = Duration::from_secs(60);
-/// The thread's stack. Buffers and contexts are on the heap.
-const STACK_BYTES: usize = 256 << 10;
+/// The thread's stack: unoptimised builds of the compressors put their tables there first.
+const STACK_BYTES: usize = 1 << 20;
 
 /// What the sealer tells, on its own thread.
 #[derive(Debug)]

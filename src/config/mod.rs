@@ -4,6 +4,8 @@
 //! each with the option, the value and what would be right. No side effects but reading the files
 //! that options name.
 
+mod secrets;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use crate::feed::lines::Rotation;
 use crate::feed::session::Rules;
+use crate::feed::text::Text;
 use crate::feed::tls::TlsOptions;
 use crate::feed::transport::{Target, check_header};
 use crate::feed::url::FeedUrl;
@@ -339,7 +342,7 @@ impl RecordArgs {
         FeedOptions {
             name: FeedName::derive(""),
             target: Target {
-                url: FeedUrl::parse("ws://localhost/").expect("this is a URL"),
+                url: FeedUrl::parse(&Text::plain("ws://localhost/")).expect("this is a URL"),
                 headers: self.check_headers(mistakes),
                 subprotocols: self.check_subprotocols(mistakes),
                 tls: self.check_tls(mistakes),
@@ -365,7 +368,7 @@ impl RecordArgs {
         }
     }
 
-    fn check_subscriptions(&self, mistakes: &mut Mistakes) -> Vec<String> {
+    fn check_subscriptions(&self, mistakes: &mut Mistakes) -> Vec<Text> {
         let mut texts = self.subscribe.clone();
         for path in &self.subscribe_file {
             match read_lines(path) {
@@ -373,13 +376,18 @@ impl RecordArgs {
                 Err(error) => mistakes.add("--subscribe-file", &path.display().to_string(), &error),
             }
         }
-        for text in texts.iter().filter(|text| text.len() > SUBSCRIPTION_BYTES_MAX) {
-            mistakes.0.push(format!(
-                "a subscription of {} bytes is too long, the limit is {SUBSCRIPTION_BYTES_MAX}",
-                text.len()
-            ));
+        let mut expanded = Vec::new();
+        for text in texts {
+            match secrets::expand(&text) {
+                Ok(text) if text.value.len() > SUBSCRIPTION_BYTES_MAX => mistakes.0.push(format!(
+                    "a subscription of {} bytes is too long, the limit is {SUBSCRIPTION_BYTES_MAX}",
+                    text.value.len()
+                )),
+                Ok(text) => expanded.push(text),
+                Err(mistake) => mistakes.0.push(format!("--subscribe: {mistake}")),
+            }
         }
-        texts
+        expanded
     }
 
     fn check_headers(&self, mistakes: &mut Mistakes) -> Vec<(String, String)> {
@@ -388,9 +396,11 @@ impl RecordArgs {
             // The value may be a secret: it is not quoted.
             match header.split_once(':') {
                 Some((name, value)) => {
-                    let (name, value) = (name.trim(), value.trim());
-                    match check_header(name, value) {
-                        Ok(()) => headers.push((name.to_string(), value.to_string())),
+                    let name = name.trim();
+                    let checked = secrets::expand(value.trim())
+                        .and_then(|value| check_header(name, &value.value).map(|()| value.value));
+                    match checked {
+                        Ok(value) => headers.push((name.to_string(), value)),
                         Err(mistake) => mistakes.0.push(format!("--header: {mistake}")),
                     }
                 }
@@ -440,7 +450,7 @@ fn parse_feed(text: &str) -> Result<(Option<FeedName>, FeedUrl), String> {
         Some((name, url)) if !name.contains("://") => (Some(name), url),
         _ => (None, text),
     };
-    let url = FeedUrl::parse(url)?;
+    let url = FeedUrl::parse(&secrets::expand(url)?)?;
     let name = name.map(FeedName::new).transpose()?;
     if let Some(name) = &name
         && name.as_str().starts_with('_')
@@ -450,11 +460,11 @@ fn parse_feed(text: &str) -> Result<(Option<FeedName>, FeedUrl), String> {
     Ok((name, url))
 }
 
-/// A name from host and path that no other feed has.
+/// A name from host and path that no other feed has. The query is left out: keys stand in it.
 fn derive_name(url: &FeedUrl, taken: &mut HashSet<FeedName>) -> FeedName {
     let default_port = if url.tls { 443 } else { 80 };
     let port = if url.port == default_port { String::new() } else { format!("-{}", url.port) };
-    let path = url.path.trim_end_matches('/');
+    let path = url.path.split('?').next().unwrap_or_default().trim_end_matches('/');
     let base = FeedName::derive(&format!("{}{port}{path}", url.host));
     let mut name = base.clone();
     let mut n = 1;
@@ -550,7 +560,7 @@ mod tests {
             check(typed).unwrap().feeds.iter().map(|feed| feed.name.to_string()).collect()
         };
         assert_eq!(names("btc=ws://h/x?a=b"), ["btc"]);
-        assert_eq!(names("ws://h/x?a=b"), ["h-x-a-b"]);
+        assert_eq!(names("ws://h/x?key=secret"), ["h-x"]);
         assert_eq!(names("ws://h:81/ wss://h/"), ["h-81", "h"]);
         assert_eq!(names("ws://h/ ws://h/ h-2=ws://h/"), ["h", "h-3", "h-2"]);
         let long = format!("ws://h/{}", "x".repeat(200));
