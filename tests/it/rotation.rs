@@ -117,7 +117,7 @@ fn sealed_in_each_form() {
     for (how, ending) in [("zstd", ".tape.zst"), ("gzip", ".tape.gz"), ("none", ".tape")] {
         on_both(|scheme| {
             let run = Run::serve(scheme, [several_segments_script()])
-                .compress(how)
+                .option("--compress", how)
                 .args("--rotate-bytes 64KiB --max-messages 3000")
                 .finish(0);
             let tape = run.tape();
