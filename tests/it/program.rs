@@ -87,7 +87,6 @@ pub struct Run {
     feeds: Vec<String>,
     args: Vec<String>,
     defaults: Vec<(&'static str, &'static str)>,
-    env: Vec<(String, String)>,
     child: Option<Child>,
     /// When the program was started last.
     pub started_ns: u64,
@@ -105,7 +104,6 @@ impl Run {
             feeds: Vec::new(),
             args: Vec::new(),
             defaults: DEFAULTS.to_vec(),
-            env: Vec::new(),
             child: None,
             started_ns: 0,
             ended_ns: 0,
@@ -180,11 +178,6 @@ impl Run {
         self
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Run {
-        self.env.push((name.to_string(), value.to_string()));
-        self
-    }
-
     /// A path in the run's folder, beside the recording.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -204,7 +197,6 @@ impl Run {
                 command.args([option, value]);
             }
         }
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -105,7 +105,7 @@ fn a_second_recorder_is_kept_out() {
         let second = run.command().output().unwrap();
         let said = String::from_utf8(second.stderr).unwrap();
         assert_eq!(second.status.code(), Some(1), "{said}");
-        assert!(said.contains("feedtape.lock"), "{said}");
+        assert!(said.contains("in use by another recorder"), "{said}");
         run.server().go("go");
         run.signal(Signal::SIGTERM);
         assert_eq!(run.finish(0).tape().messages().len(), 1);
