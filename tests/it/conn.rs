@@ -145,14 +145,17 @@ impl Connection {
             Step::ExpectText(text) => self.expect_text(text),
             Step::ExpectPing => self.expect_ping(),
             Step::ExpectClose { codes, answer } => self.expect_close(codes, *answer),
-            Step::Stall { bare: true } => self.drain(),
-            Step::Stall { bare: false } => self.handshake().and_then(|()| self.drain()),
+            Step::Stall { bare } => {
+                if !bare {
+                    self.handshake()?;
+                }
+                self.mark("silence");
+                self.drain()
+            }
             Step::Close(code, reason) => self.close(*code, reason),
             Step::Reset => self.reset(),
             Step::Mark(name) => {
-                self.shared.update(|state| {
-                    state.marks.insert(name.clone());
-                });
+                self.mark(name);
                 Ok(())
             }
             Step::WaitFor(name) => match self.shared.wait(|state| state.marks.contains(name)) {
@@ -160,6 +163,12 @@ impl Connection {
                 false => Err("the test never let it go on".to_string()),
             },
         }
+    }
+
+    fn mark(&self, name: &str) {
+        self.shared.update(|state| {
+            state.marks.insert(name.to_string());
+        });
     }
 
     fn timed(&mut self) -> Option<&mut Timed> {
@@ -324,7 +333,8 @@ impl Connection {
         loop {
             match self.next_frame(true)? {
                 Some(frame) if frame.opcode == PONG && frame.payload == payload => return Ok(()),
-                Some(frame) if frame.opcode == PONG && frame.payload.is_empty() => {}
+                // Answers to pings that stood between messages, or a pong that nobody asked for.
+                Some(frame) if frame.opcode == PONG => {}
                 Some(frame) => return Err(format!("no pong but {frame:?}")),
                 None => return Err("no pong came".to_string()),
             }

@@ -76,8 +76,7 @@ fn signals_before_there_is_a_connection() {
     let check = |name: &str, script: &Script| {
         on_both(|scheme| {
             let run = Run::serve(scheme, [script.clone()]).args("--connect-timeout 5m").start();
-            run.server().accepted(1);
-            run.on_tape("connecting");
+            run.server().reached("silence");
             let run = stop(run, Signal::SIGTERM);
             let tape = run.tape();
             assert_eq!(tape.events("disconnected").len(), 1, "{name}: {:?}", tape.outline());
@@ -160,7 +159,7 @@ fn the_closing_report_counts() {
         let stderr = run.stderr();
         for feed in ["first", "second"] {
             let told = stderr.lines().filter(|line| {
-                ["3 messages", "10 bytes", "2 connections", "1 gap"]
+                ["3 messages", "10B payload", "2 connections", "gaps: 1 reconnect"]
                     .iter()
                     .chain([&feed])
                     .all(|part| line.contains(part))

@@ -17,6 +17,10 @@ use super::script::Script;
 use super::server::{Scheme, Server, TlsMode};
 use super::tape::Tape;
 
+/// What runs are given that do not say it otherwise: short backoffs, so that tests are short, and
+/// tapes that can be read without much ado.
+const DEFAULTS: [(&str, &str); 3] =
+    [("--backoff-min", "10ms"), ("--backoff-max", "50ms"), ("--compress", "none")];
 /// The feed of tests that have only one.
 pub const FEED: &str = "f";
 /// A program that has not ended by then never will.
@@ -82,7 +86,7 @@ pub struct Run {
     servers: Vec<Server>,
     feeds: Vec<String>,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    defaults: Vec<(&'static str, &'static str)>,
     child: Option<Child>,
     /// When the program was started last.
     pub started_ns: u64,
@@ -91,7 +95,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run without feeds. Backoffs are short, so that tests are.
+    /// A run without feeds.
     pub fn new() -> Run {
         let dir = tempfile::tempdir().unwrap();
         let run = Run {
@@ -99,7 +103,7 @@ impl Run {
             servers: Vec::new(),
             feeds: Vec::new(),
             args: Vec::new(),
-            env: Vec::new(),
+            defaults: DEFAULTS.to_vec(),
             child: None,
             started_ns: 0,
             ended_ns: 0,
@@ -112,7 +116,7 @@ impl Run {
         ] {
             std::fs::write(run.path(name), bytes).unwrap();
         }
-        run.args("--backoff-min 10ms --backoff-max 50ms --compress none")
+        run
     }
 
     /// One feed, named [`FEED`], whose server follows the scripts; its certificate is trusted.
@@ -168,22 +172,9 @@ impl Run {
         self.file_option("--cacert", ca)
     }
 
-    /// Replaces `--compress none`, which is what runs have unless the test is about sealing.
-    pub fn compress(mut self, how: &str) -> Run {
-        let at = self.args.iter().position(|arg| arg == "--compress").unwrap();
-        self.args[at + 1] = how.to_string();
-        self
-    }
-
     /// Leaves the form of sealed segments to the program.
     pub fn compress_by_default(mut self) -> Run {
-        let at = self.args.iter().position(|arg| arg == "--compress").unwrap();
-        self.args.drain(at..at + 2);
-        self
-    }
-
-    pub fn env(mut self, name: &str, value: &str) -> Run {
-        self.env.push((name.to_string(), value.to_string()));
+        self.defaults.retain(|(option, _)| *option != "--compress");
         self
     }
 
@@ -201,7 +192,11 @@ impl Run {
     pub fn command(&self) -> Command {
         let mut command = program();
         command.arg("record").args(&self.feeds).arg("--out").arg(self.out()).args(&self.args);
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        for (option, value) in &self.defaults {
+            if !self.args.iter().any(|arg| arg == option) {
+                command.args([option, value]);
+            }
+        }
         command
     }
 

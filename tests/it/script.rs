@@ -72,7 +72,8 @@ pub enum Step {
     ExpectClose { codes: Vec<u16>, answer: bool },
     /// Sends a close frame and waits for the client's with the same code.
     Close(u16, String),
-    /// Says nothing, answers nothing, until the client is gone. `bare`: not even TLS.
+    /// Says nothing, answers nothing, until the client is gone, and marks `silence` when that
+    /// begins. `bare`: not even TLS.
     Stall { bare: bool },
     /// Closes at once, so that the client sees a reset.
     Reset,

@@ -130,12 +130,6 @@ impl Server {
         });
     }
 
-    /// Waits until so many connections were accepted.
-    pub fn accepted(&self, connections: usize) {
-        let accepted = self.shared.wait(|state| state.accepted >= connections);
-        assert!(accepted, "the server never got {connections} connections");
-    }
-
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
     }

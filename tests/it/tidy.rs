@@ -20,7 +20,7 @@ const CRATES_UNWANTED: [&str; 6] =
     ["tokio", "async-std", "smol", "async-io", "futures-executor", "tiny_http"];
 
 /// Each of these crates is used in one file, which hides it from the others.
-const CRATES_OF_ONE_FILE: [&str; 5] = ["env_logger", "jiff", "sd_notify", "signal_hook", "zeekstd"];
+const CRATES_OF_ONE_FILE: [&str; 4] = ["env_logger", "jiff", "sd_notify", "signal_hook"];
 
 /// A source file with its tests apart.
 struct Source {
@@ -73,11 +73,21 @@ fn sources(folder: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     for (file, code) in files.iter().zip(codes) {
         let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
-        let end = code.find("\n#[cfg(test)]\nmod tests").unwrap_or(code.len());
+        let end = tests_begin(&code).unwrap_or(code.len());
         let is_test = of_tests.contains(file) || folder == "tests";
         sources.push(Source { path, code: code[..end].to_string(), is_test });
     }
     sources
+}
+
+/// Where the module of tests at the bottom of a file begins.
+fn tests_begin(code: &str) -> Option<usize> {
+    const ATTRIBUTE: &str = "\n#[cfg(test)]\n";
+    let mut places = code.match_indices(ATTRIBUTE).map(|(at, _)| at);
+    places.find(|at| {
+        let line = code[at + ATTRIBUTE.len()..].lines().next().unwrap_or_default();
+        line.contains("mod ") && line.ends_with('{')
+    })
 }
 
 /// The files of modules that a file declares for tests only.
@@ -87,8 +97,8 @@ fn test_modules(file: &Path, code: &str) -> Vec<PathBuf> {
         _ => file.with_extension(""),
     };
     let declared = code.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
-        let line = rest.lines().next()?.trim_start_matches("pub ").strip_prefix("mod ")?;
-        line.strip_suffix(';')
+        let (_, name) = rest.lines().next()?.split_once("mod ")?;
+        name.strip_suffix(';')
     });
     declared.map(|name| folder.join(format!("{name}.rs"))).collect()
 }

@@ -63,7 +63,7 @@ fn certificate_of_the_client() {
     check_recorded(with_cert(serve(TlsMode::Plain)));
     // With TLS 1.3 the client hears of the refusal only after its own handshake is done.
     let without = serve_refused(TlsMode::ClientCert).trusting("ca.pem");
-    check_refused(without, &["certificate", "handshake", "alert"]);
+    check_refused(without, &["certificate", "reset", "handshake"]);
 }
 
 /// wss where the server speaks ws, and the other way round.
