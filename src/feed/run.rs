@@ -131,7 +131,7 @@ impl FeedLoop {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
-                    self.lines.rotate();
+                    self.lines.end(STOP_STALL_MAX);
                     return end;
                 }
                 Ok(Err(error)) => {

@@ -33,7 +33,7 @@ const ATTEMPT_MIN: Duration = Duration::from_millis(250);
 const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// tungstenite zeroes what is left of it at each read: large enough to bring many messages at
 /// once, small enough for many feeds.
-pub(super) const READ_BUFFER_BYTES: usize = 16 << 10;
+pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
 /// A longer Retry-After is taken for a mistake.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
