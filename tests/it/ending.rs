@@ -13,13 +13,7 @@ use super::wire::Message;
 /// than the stop timeout's default of 10 s.
 const ORDERLY: Duration = Duration::from_secs(5);
 
-/// Ends a run with `signal` once its script came to the mark `here`.
-fn stop_at_mark(run: Run, signal: Signal) -> Run {
-    let run = run.start();
-    run.server().reached("here");
-    stop(run, signal)
-}
-
+/// Ends a run that goes on for ever with `signal`, in order.
 fn stop(run: Run, signal: Signal) -> Run {
     let asked = Instant::now();
     run.signal(signal);
@@ -64,8 +58,9 @@ fn a_signal_in_the_middle_of_a_flood() {
 #[test]
 fn a_close_that_nobody_answers() {
     on_both(|scheme| {
-        let run = Run::serve(scheme, [accept().mark("here").expect_bye_in_vain()]);
-        let run = stop_at_mark(run, Signal::SIGTERM);
+        let run = Run::serve(scheme, [accept().expect_bye_in_vain()]).start();
+        run.on_tape("connected");
+        let run = stop(run, Signal::SIGTERM);
         assert_eq!(run.tape().events("disconnected").len(), 1);
     });
 }
@@ -102,12 +97,15 @@ fn signal_while_waiting_to_connect_again() {
 /// The second signal doesn't wait for a server that never answers the close.
 #[test]
 fn a_second_signal_ends_at_once() {
-    let script = accept().mark("here").expect_bye_in_vain();
-    let run = Run::serve(super::server::Scheme::Ws, [script]).start();
-    run.server().reached("here");
-    run.signal(Signal::SIGTERM);
-    run.signal(Signal::SIGINT);
-    run.ends_in_haste();
+    on_both(|scheme| {
+        let run = Run::serve(scheme, [accept().expect_bye_in_vain()]).start();
+        run.on_tape("connected");
+        run.signal(Signal::SIGTERM);
+        // The silence follows our close frame, and we wait for the answer for a second.
+        run.server().reached("silence");
+        run.signal(Signal::SIGINT);
+        run.ends_in_haste();
+    });
 }
 
 #[test]
