@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::program::{FEED, Run, on_both};
+use super::program::{FEED, Run, eventually, on_both};
 use super::script::{Script, accept, script};
 use super::server::Server;
 use super::wire::Message;
@@ -81,6 +81,17 @@ fn signals_before_there_is_a_connection() {
     };
     check("waiting for the upgrade", &script().stall());
     check("waiting for TLS", &script().stall_bare());
+}
+
+/// From the moment on that it holds the folder it ends in order, and is not just killed.
+#[test]
+fn a_signal_right_after_the_start() {
+    on_both(|scheme| {
+        let run = Run::serve(scheme, [script().stall_bare().again()]).start();
+        let lock = run.out().join("feedtape.lock");
+        eventually("the lock", || lock.exists().then_some(()));
+        stop(run, Signal::SIGTERM);
+    });
 }
 
 #[test]
