@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 use tungstenite::client::client_with_config;
+use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError as UpgradeError;
 use tungstenite::handshake::client::{Request, Response, generate_key};
 use tungstenite::http;
@@ -316,6 +317,9 @@ impl Attempt<'_> {
                 }
                 Err(UpgradeError::Failure(Error::Http(response))) => {
                     return Err(refused(&response));
+                }
+                Err(UpgradeError::Failure(Error::Protocol(ProtocolError::HandshakeIncomplete))) => {
+                    return Err(failed(&"the server closed the connection"));
                 }
                 Err(UpgradeError::Failure(error)) => return Err(failed(&error)),
             }
