@@ -3,7 +3,7 @@
 //! Owns the subcommands and the exit codes: 0 clean, 1 failed, 2 usage or configuration, 3 done
 //! but something is lost. Results go to stdout, talk to stderr.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use clap::Parser;
 use crate::config::RecordArgs;
 use crate::logging;
 use crate::recorder::{self, Recorder};
+use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::info::{self, InfoArgs};
@@ -96,6 +97,10 @@ fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
         log::info!("{}: {}", feed.name, feed.target.url);
     }
-    let ended = Recorder::start(options)?.run(Duration::from_secs(1), &mut |_| {})?;
-    Ok(if ended.lost { Outcome::Loss } else { Outcome::Clean })
+    let recorder = Recorder::start(options)?;
+    let feeds = recorder.views().to_vec();
+    let ended = recorder.run(Duration::from_secs(1), &mut |_| {});
+    // However it ended. A closed stderr is no reason to fail after all is done.
+    let _ = io::stderr().write_all(closing_report(&feeds).as_bytes());
+    Ok(if ended?.lost { Outcome::Loss } else { Outcome::Clean })
 }
