@@ -15,6 +15,7 @@ use crate::recorder::{self, Recorder};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
+use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::simulate::{self, SimulateArgs};
 use crate::tools::verify::{self, VerifyArgs};
@@ -51,6 +52,23 @@ enum Command {
     Verify(VerifyArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
+    /// See it work: record a simulated venue, check the recording, and show what to do next.
+    Demo(DemoArgs),
+}
+
+impl Command {
+    /// Added to what -v and -q say.
+    fn verbosity(&self) -> i8 {
+        match self {
+            // Its progress display has the terminal.
+            Command::Demo(_) => -1,
+            Command::Record(_)
+            | Command::Cat(_)
+            | Command::Info(_)
+            | Command::Verify(_)
+            | Command::Simulate(_) => 0,
+        }
+    }
 }
 
 /// Runs the program.
@@ -64,7 +82,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    logging::start(cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed());
+    let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
+    logging::start(typed + cli.command.verbosity());
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
             Ok(options) => record(options),
@@ -74,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Simulate(args) => simulate::run(args),
+        Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
     };
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
