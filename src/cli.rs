@@ -3,7 +3,7 @@
 //! Owns the subcommands and the exit codes: 0 clean, 1 failed, 2 usage or configuration, 3 done
 //! but something is lost. Results go to stdout, talk to stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -76,6 +76,10 @@ pub fn main() -> ExitCode {
     recorder::tame_malloc();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && !io::stderr().is_terminal() => {
+            logging::say_error(&error.render().to_string());
+            return ExitCode::from(USAGE);
+        }
         Err(error) => {
             // Printing help to a closed pipe is no error worth telling.
             let _ = error.print();
@@ -99,7 +103,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Loss) => ExitCode::from(LOSS),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            logging::say_error(&format!("error: {error:#}"));
             ExitCode::from(FAILED)
         }
     }
@@ -107,9 +111,9 @@ pub fn main() -> ExitCode {
 
 fn usage(mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
-        eprintln!("error: {mistake}");
+        logging::say_error(&format!("error: {mistake}"));
     }
-    eprintln!("\nFor more information, try 'feedtape help record'.");
+    logging::say_error("\nFor more information, try 'feedtape help record'.");
     ExitCode::from(USAGE)
 }
 
