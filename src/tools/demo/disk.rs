@@ -21,13 +21,15 @@ const DEPTH_MAX: usize = 3;
 const LINES_SHOWN: usize = 8;
 /// Bytes looked at for them.
 const LINES_BYTES_MAX: usize = 64 << 10;
+/// A public feed, and how to subscribe to it.
+const REAL_FEED: &str = "btc=wss://stream.binance.com:9443/ws";
+const REAL_SUBSCRIPTION: &str = r#"{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":1}"#;
 /// Where the output is no terminal.
 const WIDTH_DEFAULT: usize = 100;
 
 /// Columns that lines on stdout may have.
 pub(super) fn output_width() -> usize {
-    terminal_size::terminal_size_of(io::stdout())
-        .map_or(WIDTH_DEFAULT, |(width, _)| usize::from(width.0))
+    super::terminal_width(io::stdout()).unwrap_or(WIDTH_DEFAULT)
 }
 
 /// The program as it was called, for commands to copy.
@@ -145,16 +147,16 @@ pub(super) fn next_commands(
         ("messages only, as they came", format!("{program} cat --messages {tape} | tail -n 3")),
         ("without feedtape", format!("zstd -dc {segment} | head -n 5")),
         ("whether all is whole", format!("{program} verify {folder}")),
-        ("something real", format!("{program} record --out tapes {REAL_FEED}")),
+        (
+            "something real; Ctrl-C ends it",
+            format!("{program} record --out tapes {REAL_FEED} --subscribe '{REAL_SUBSCRIPTION}'"),
+        ),
     ];
     for (what, command) in commands {
         writeln!(out, "  # {what}\n  {command}")?;
     }
     Ok(())
 }
-
-/// A public feed, and how to subscribe to it.
-const REAL_FEED: &str = r#"btc=wss://stream.binance.com:9443/ws --subscribe '{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":1}'"#;
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod progress;
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,6 +186,11 @@ fn show(folder: &Path, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     disk::next_commands(folder, &tape, &segment, out)?;
     out.flush()?;
     Ok(verified)
+}
+
+/// Columns of the terminal that it leads to, if any.
+fn terminal_width(stream: impl AsFd) -> Option<usize> {
+    terminal_size::terminal_size_of(stream).map(|(width, _)| usize::from(width.0))
 }
 
 /// Talk. That nobody listens is no reason to fail.

@@ -105,8 +105,7 @@ impl Progress {
     }
 
     fn draw(&mut self, now: Mono, feeds: &[FeedView]) {
-        let width = terminal_size::terminal_size_of(io::stderr())
-            .map_or(WIDTH_DEFAULT, |(width, _)| usize::from(width.0));
+        let width = super::terminal_width(io::stderr()).unwrap_or(WIDTH_DEFAULT);
         let rows = self.table(now, feeds);
         let mut text = String::from("\r\x1b[J");
         for row in &rows {
