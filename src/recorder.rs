@@ -77,6 +77,7 @@ pub struct Recorder {
     parcels: Sender<Parcel>,
     events: Receiver<Event>,
     send_event: Sender<Event>,
+    signals: SignalThread,
     feeds_ended: usize,
     options: RecorderOptions,
     /// Holds the lock on the folder.
@@ -89,6 +90,9 @@ impl Recorder {
     /// # Errors
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
+        // Before anything that a signal could leave half done.
+        let (send_event, events) = bounded(options.feeds.len() + 16);
+        let signals = SignalThread::start(send_event.clone())?;
         let lock = lock_folder(&options.out)?;
         raise_descriptor_limit(options.feeds.len() as u64);
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
@@ -133,7 +137,6 @@ impl Recorder {
         )
         .context("can't start the writer")?;
 
-        let (send_event, events) = bounded(options.feeds.len() + 16);
         let network = Arc::new(Network {
             resolver: Resolver::start().context("can't start the resolver")?,
             connectors: TlsConnectors::default(),
@@ -170,6 +173,7 @@ impl Recorder {
             parcels,
             events,
             send_event,
+            signals,
             feeds_ended: 0,
             options,
             _lock: lock,
@@ -196,7 +200,6 @@ impl Recorder {
         look_every: Duration,
         look: &mut dyn FnMut(&[FeedView]),
     ) -> anyhow::Result<Ended> {
-        let signals = SignalThread::start(self.send_event.clone())?;
         let started = Instant::now();
         let until = self.options.duration.map(|duration| started + duration);
         let watchdog = service::watchdog_interval().map(|interval| interval / 2);
@@ -218,7 +221,6 @@ impl Recorder {
         };
         service::stopping();
         let ended = self.end();
-        signals.end();
         match result {
             Ok(()) => ended,
             Err(dead) => bail!("the {dead} has ended unasked; see the log above"),
@@ -302,7 +304,18 @@ impl Recorder {
             }
         }
         // The writer ends by itself; one that can't write is told to give up near the deadline.
-        let Recorder { writer, syncer, sealer, give_up, parcels, events, views, .. } = self;
+        let Recorder {
+            writer,
+            syncer,
+            sealer,
+            give_up,
+            parcels,
+            events,
+            views,
+            signals,
+            _lock,
+            ..
+        } = self;
         drop(parcels);
         let give_up_at = deadline - self.options.stop_timeout / 4;
         if !wait_for(&writer, give_up_at, &events) {
@@ -323,6 +336,7 @@ impl Recorder {
             Ok(left) => log::info!("{left} segments are left to be sealed at the next start"),
             Err(error) => trouble.push(format!("the sealer failed: {error}")),
         }
+        signals.end();
         if !trouble.is_empty() {
             bail!("not ended in order: {}", trouble.join("; "));
         }
@@ -510,3 +524,6 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, ClockWatch, Mono, Reading, Step, UnixNs};
 use crate::stats::FeedStats;
+use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::{Encoding, Stamp, TS_DIGITS};
 
@@ -195,6 +196,23 @@ impl Lines {
     pub fn hole_ends(&mut self) {
         // Without room it stays open until the next message, which waits.
         let _ = self.settle(clock::wall_now());
+    }
+
+    /// The feed ends: what is still to be said about holes is said, and the segment closed. Where
+    /// there is no room for it within `limit`, it is at least counted.
+    pub fn end(&mut self, limit: Duration) {
+        let now = clock::wall_now();
+        if self.settle(now).is_err() {
+            // An event's line is shorter than any block.
+            self.wait_for_room(EVENT_LINE_BYTES_MAX.min(self.pool.plan().block_bytes), limit);
+            if self.settle(now).is_err() {
+                for hole in self.hole.into_iter().chain(self.dropped) {
+                    let (messages, bytes) = hole.lost.unwrap_or_default();
+                    self.stats.gaps.count(hole.reason, messages, bytes);
+                }
+            }
+        }
+        self.rotate();
     }
 
     /// Counts a message that finds no room; the gap is written as soon as there is some.

@@ -131,7 +131,7 @@ impl FeedLoop {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
-                    self.lines.rotate();
+                    self.lines.end(STOP_STALL_MAX);
                     return end;
                 }
                 Ok(Err(error)) => {
@@ -469,7 +469,8 @@ impl FeedLoop {
         let event = Event::Disconnected {
             conn: self.conn,
             reason: &text,
-            code: reason.event_code(),
+            // Where nobody was connected nothing was sent or received.
+            code: if was_connected { reason.event_code() } else { None },
             duration_ms: mono_now().since(self.figures.since).as_millis() as u64,
             messages: self.figures.messages,
             bytes: self.figures.bytes,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 use tungstenite::client::client_with_config;
+use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError as UpgradeError;
 use tungstenite::handshake::client::{Request, Response, generate_key};
 use tungstenite::http;
@@ -33,7 +34,7 @@ const ATTEMPT_MIN: Duration = Duration::from_millis(250);
 const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// tungstenite zeroes what is left of it at each read: large enough to bring many messages at
 /// once, small enough for many feeds.
-pub(super) const READ_BUFFER_BYTES: usize = 16 << 10;
+pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
 /// A longer Retry-After is taken for a mistake.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -316,6 +317,9 @@ impl Attempt<'_> {
                 }
                 Err(UpgradeError::Failure(Error::Http(response))) => {
                     return Err(refused(&response));
+                }
+                Err(UpgradeError::Failure(Error::Protocol(ProtocolError::HandshakeIncomplete))) => {
+                    return Err(failed(&"the server closed the connection"));
                 }
                 Err(UpgradeError::Failure(error)) => return Err(failed(&error)),
             }

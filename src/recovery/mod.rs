@@ -4,21 +4,21 @@
 //! Owns reading what is on disk and finishing open segments. Overwrites nothing and deletes
 //! nothing: what can't be understood is renamed `.damaged` and kept. Sealing is left to the sealer.
 
+mod scan;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
-use crate::storage::{Storage, StorageFile};
+use crate::storage::{Appender, Storage, StorageFile};
+use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Counts, Crc32c, Event};
-use crate::tape::line::{Line, Stamp, TS_DIGITS};
+use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
-
-/// Pieces in which open segments are read.
-const READ_BYTES: usize = 256 << 10;
-/// Longest header: it is an event line.
-const HEADER_BYTES_MAX: usize = crate::tape::EVENT_LINE_BYTES_MAX;
 
 /// Where a feed's tape goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +45,11 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
     let folder = PathBuf::from(feed.folder());
     let next = read_next(storage, &folder.join(".next")).map_err(at(&folder.join(".next")))?;
     let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
-    segments.sort();
+    let boot_id = clock::boot_id();
     for (name, form) in &mut segments {
         if *form == Form::Open {
             let path = name.path(Form::Open);
-            *form = finish_open(storage, name).map_err(at(&path))?;
+            *form = finish_open(storage, name, &boot_id).map_err(at(&path))?;
         }
     }
     let mut start = Start {
@@ -58,10 +58,12 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
         last_ts: None,
         had_tape: next.is_some() || !segments.is_empty(),
     };
-    let Some((newest, form)) = segments.last() else {
+    if let Some((last, _)) = segments.last() {
+        start.next_number = start.next_number.max(last.number + 1);
+    }
+    let Some((newest, form)) = segments.iter().rev().find(|(_, form)| *form != Form::Open) else {
         return Ok(start);
     };
-    start.next_number = start.next_number.max(newest.number + 1);
     let path = newest.path(*form);
     match tail::of_segment(storage, &path, *form) {
         Ok(Some(tail)) => {
@@ -126,38 +128,29 @@ fn find_segments(
     Ok(found)
 }
 
-/// What an open segment holds.
-#[derive(Debug, Default)]
-struct Scan {
-    /// Whole lines from the start, and where they end.
-    lines: u64,
-    valid_bytes: u64,
-    /// Of the bytes since the last mark's line.
-    crc: u32,
-    last_ts: UnixNs,
-    ended: bool,
-    has_header: bool,
-}
-
 /// Cuts an open segment to its whole lines, ends it, and gives it its final name.
-fn finish_open(storage: &dyn Storage, name: &SegmentName) -> io::Result<Form> {
+fn finish_open(storage: &dyn Storage, name: &SegmentName, boot_id: &str) -> io::Result<Form> {
     let path = name.path(Form::Open);
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
-    let mut scan = scan(&*file)?;
-    if !scan.has_header {
-        let damaged = PathBuf::from(format!("{}.damaged", path.display()));
-        log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
-        storage.rename(&path, &damaged)?;
-        return Ok(Form::Open);
-    }
+    let trust = match boot_of(&*file)? {
+        Some(boot) if boot == boot_id && !boot_id.is_empty() => Trust::Written,
+        _ => Trust::Marked,
+    };
+    let Some(mut scan) = scan(&*file, trust)? else {
+        return set_aside(storage, &path, bytes);
+    };
     let bytes_cut = bytes - scan.valid_bytes;
+    let bytes_unverified = scan.unverified_bytes;
     if bytes_cut > 0 {
+        if trust == Trust::Marked {
+            keep_tail(storage, &*file, name, scan.valid_bytes)?;
+        }
         file.truncate(scan.valid_bytes)?;
     }
     if !scan.ended {
         let at = clock::wall_now();
-        append(&*file, &mut scan, &Event::Recovered { bytes_cut, bytes_unverified: 0, at })?;
+        append(&*file, &mut scan, &Event::Recovered { bytes_cut, bytes_unverified, at })?;
         let crc32c = Crc32c(scan.crc);
         let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
         append(&*file, &mut scan, &Event::End(counts))?;
@@ -167,11 +160,73 @@ fn finish_open(storage: &dyn Storage, name: &SegmentName) -> io::Result<Form> {
     storage.rename(&path, &finished)?;
     storage.sync_dir(&name.folder())?;
     log::warn!(
-        "recovered '{}': {} lines, {bytes_cut} bytes of an incomplete line cut",
+        "recovered '{}' after {}: {} lines; {bytes_cut} bytes of no whole line cut, \
+         {bytes_unverified} bytes not covered by a checksum kept",
         finished.display(),
+        match trust {
+            Trust::Written => "a crash of the recorder",
+            Trust::Marked => "a crash of the machine",
+        },
         scan.lines
     );
     Ok(Form::Plain)
+}
+
+/// An open segment that does not even have its header: nothing of it is a line of the tape.
+fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Form> {
+    if bytes == 0 {
+        log::warn!("removed '{}': a crash left it empty", path.display());
+        storage.remove(path)?;
+        return Ok(Form::Open);
+    }
+    let damaged = PathBuf::from(format!("{}.damaged", path.display()));
+    log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
+    storage.rename(path, &damaged)?;
+    Ok(Form::Open)
+}
+
+/// Keeps the bytes after the last line aside: after a crash of the machine they may be anything,
+/// lines further on too.
+fn keep_tail(
+    storage: &dyn Storage,
+    file: &dyn StorageFile,
+    name: &SegmentName,
+    from: u64,
+) -> io::Result<()> {
+    let path = PathBuf::from(format!("{}.tail", name.path(Form::Plain).display()));
+    let tail = match storage.create(&path) {
+        // Recovery was itself cut off before: its copy may not be whole.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            storage.remove(&path)?;
+            storage.create(&path)?
+        }
+        other => other?,
+    };
+    let mut out = Appender(tail.clone());
+    let mut at = from;
+    let mut buf = vec![0; 64 << 10];
+    loop {
+        let bytes = tail::read_up_to(file, at, &mut buf)?;
+        if bytes == 0 {
+            break;
+        }
+        io::Write::write_all(&mut out, &buf[..bytes])?;
+        at += bytes as u64;
+    }
+    tail.sync()
+}
+
+/// The boot id in the segment's header; `None` where there is none.
+fn boot_of(file: &dyn StorageFile) -> io::Result<Option<String>> {
+    #[derive(serde::Deserialize)]
+    struct Header {
+        boot_id: String,
+    }
+    let mut head = vec![0; EVENT_LINE_BYTES_MAX];
+    let bytes = tail::read_up_to(file, 0, &mut head)?;
+    let line = head[..bytes].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let header = line.get(TS_DIGITS + 1..).and_then(|json| serde_json::from_slice(json).ok());
+    Ok(header.map(|header: Header| header.boot_id))
 }
 
 fn append(file: &dyn StorageFile, scan: &mut Scan, event: &Event<'_>) -> io::Result<()> {
@@ -187,73 +242,4 @@ fn append(file: &dyn StorageFile, scan: &mut Scan, event: &Event<'_>) -> io::Res
     scan.lines += 1;
     scan.valid_bytes += line.len() as u64;
     Ok(())
-}
-
-/// Reads to the first line that is none, in little memory: of each line the stamp, the kind and
-/// the LF are looked at.
-fn scan(file: &dyn StorageFile) -> io::Result<Scan> {
-    let mut scan = Scan::default();
-    let mut buf = vec![0; READ_BYTES];
-    // The head of the line that a piece ended in, and the checksum of the line so far.
-    let mut head: Vec<u8> = Vec::with_capacity(HEADER_BYTES_MAX);
-    let (mut line_bytes, mut line_crc) = (0u64, 0u32);
-    let mut offset = 0;
-    loop {
-        let bytes = tail::read_up_to(file, offset, &mut buf)?;
-        if bytes == 0 {
-            return Ok(scan);
-        }
-        offset += bytes as u64;
-        for part in buf[..bytes].split_inclusive(|byte| *byte == b'\n') {
-            let (body, whole) = match part.strip_suffix(b"\n") {
-                Some(body) => (body, true),
-                None => (part, false),
-            };
-            let room = HEADER_BYTES_MAX - head.len().min(HEADER_BYTES_MAX);
-            head.extend(body.iter().take(room));
-            line_crc = if line_bytes == 0 {
-                crc32c::crc32c(part)
-            } else {
-                crc32c::crc32c_append(line_crc, part)
-            };
-            line_bytes += part.len() as u64;
-            if !whole {
-                continue;
-            }
-            if !take_line(&mut scan, &head, line_bytes, line_crc) {
-                return Ok(scan);
-            }
-            head.clear();
-            line_bytes = 0;
-        }
-    }
-}
-
-/// Counts one line; `false` where it is none.
-fn take_line(scan: &mut Scan, head: &[u8], line_bytes: u64, line_crc: u32) -> bool {
-    let Ok(line) = Line::parse(head) else {
-        return false;
-    };
-    let event = &head[TS_DIGITS..];
-    if scan.lines == 0 {
-        scan.has_header = event.starts_with(b"!{\"event\":\"segment\",");
-        if !scan.has_header {
-            return false;
-        }
-    }
-    if line.ts < scan.last_ts || scan.ended {
-        return false;
-    }
-    if event.starts_with(b"!{\"event\":\"mark\",") {
-        // From here on the next mark counts.
-        scan.crc = line_crc;
-    } else {
-        let bytes = usize::try_from(line_bytes).unwrap_or(usize::MAX);
-        scan.crc = crc32c::crc32c_combine(scan.crc, line_crc, bytes);
-    }
-    scan.ended = event.starts_with(b"!{\"event\":\"end\",");
-    scan.lines += 1;
-    scan.valid_bytes += line_bytes;
-    scan.last_ts = line.ts;
-    true
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::program::{FEED, Run, on_both};
+use super::program::{FEED, Run, eventually, on_both};
 use super::script::{Script, accept, script};
 use super::server::Server;
 use super::wire::Message;
@@ -13,13 +13,7 @@ use super::wire::Message;
 /// than the stop timeout's default of 10 s.
 const ORDERLY: Duration = Duration::from_secs(5);
 
-/// Ends a run with `signal` once its script came to the mark `here`.
-fn stop_at_mark(run: Run, signal: Signal) -> Run {
-    let run = run.start();
-    run.server().reached("here");
-    stop(run, signal)
-}
-
+/// Ends a run that goes on for ever with `signal`, in order.
 fn stop(run: Run, signal: Signal) -> Run {
     let asked = Instant::now();
     run.signal(signal);
@@ -64,8 +58,9 @@ fn a_signal_in_the_middle_of_a_flood() {
 #[test]
 fn a_close_that_nobody_answers() {
     on_both(|scheme| {
-        let run = Run::serve(scheme, [accept().mark("here").expect_bye_in_vain()]);
-        let run = stop_at_mark(run, Signal::SIGTERM);
+        let run = Run::serve(scheme, [accept().expect_bye_in_vain()]).start();
+        run.on_tape("connected");
+        let run = stop(run, Signal::SIGTERM);
         assert_eq!(run.tape().events("disconnected").len(), 1);
     });
 }
@@ -79,11 +74,24 @@ fn signals_before_there_is_a_connection() {
             run.server().reached("silence");
             let run = stop(run, Signal::SIGTERM);
             let tape = run.tape();
-            assert_eq!(tape.events("disconnected").len(), 1, "{name}: {:?}", tape.outline());
+            // No code: nobody was there to be sent one.
+            let last = ["connecting 1", "disconnected 1 null", "end"].map(str::to_string);
+            assert!(tape.outline().ends_with(&last), "{name}: {:?}", tape.outline());
         });
     };
     check("waiting for the upgrade", &script().stall());
     check("waiting for TLS", &script().stall_bare());
+}
+
+/// From the moment on that it holds the folder it ends in order, and is not just killed.
+#[test]
+fn a_signal_right_after_the_start() {
+    on_both(|scheme| {
+        let run = Run::serve(scheme, [script().stall_bare().again()]).start();
+        let lock = run.out().join("feedtape.lock");
+        eventually("the lock", || lock.exists().then_some(()));
+        stop(run, Signal::SIGTERM);
+    });
 }
 
 #[test]
@@ -94,7 +102,8 @@ fn signal_while_waiting_to_connect_again() {
             .start();
         run.on_tape("disconnected");
         let run = stop(run, Signal::SIGTERM);
-        let last = ["text \"one\"", "disconnected 1 1000", "end"];
+        // There is no message that the gap could stand before, but what it tells is true.
+        let last = ["text \"one\"", "disconnected 1 1000", "gap reconnect", "end"];
         assert!(run.tape().outline().ends_with(&last.map(str::to_string)));
     });
 }
@@ -102,12 +111,15 @@ fn signal_while_waiting_to_connect_again() {
 /// The second signal doesn't wait for a server that never answers the close.
 #[test]
 fn a_second_signal_ends_at_once() {
-    let script = accept().mark("here").expect_bye_in_vain();
-    let run = Run::serve(super::server::Scheme::Ws, [script]).start();
-    run.server().reached("here");
-    run.signal(Signal::SIGTERM);
-    run.signal(Signal::SIGINT);
-    run.ends_in_haste();
+    on_both(|scheme| {
+        let run = Run::serve(scheme, [accept().expect_bye_in_vain()]).start();
+        run.on_tape("connected");
+        run.signal(Signal::SIGTERM);
+        // The silence follows our close frame, and we wait for the answer for a second.
+        run.server().reached("silence");
+        run.signal(Signal::SIGINT);
+        run.ends_in_haste();
+    });
 }
 
 #[test]
@@ -159,7 +171,7 @@ fn the_closing_report_counts() {
         let stderr = run.stderr();
         for feed in ["first", "second"] {
             let told = stderr.lines().filter(|line| {
-                ["3 messages", "10B payload", "2 connections", "gaps: 1 reconnect"]
+                ["3 messages", "10 bytes", "2 connections", "1 gap"]
                     .iter()
                     .chain([&feed])
                     .all(|part| line.contains(part))

@@ -87,6 +87,7 @@ pub struct Run {
     feeds: Vec<String>,
     args: Vec<String>,
     defaults: Vec<(&'static str, &'static str)>,
+    env: Vec<(String, String)>,
     child: Option<Child>,
     /// When the program was started last.
     pub started_ns: u64,
@@ -104,6 +105,7 @@ impl Run {
             feeds: Vec::new(),
             args: Vec::new(),
             defaults: DEFAULTS.to_vec(),
+            env: Vec::new(),
             child: None,
             started_ns: 0,
             ended_ns: 0,
@@ -178,6 +180,12 @@ impl Run {
         self
     }
 
+    /// A variable of the environment, which is bare otherwise.
+    pub fn env(mut self, name: &str, value: &str) -> Run {
+        self.env.push((name.to_string(), value.to_string()));
+        self
+    }
+
     /// A path in the run's folder, beside the recording.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -191,6 +199,7 @@ impl Run {
     /// The recorder's command line, as the run would start it.
     pub fn command(&self) -> Command {
         let mut command = program();
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg("record").args(&self.feeds).arg("--out").arg(self.out()).args(&self.args);
         for (option, value) in &self.defaults {
             if !self.args.iter().any(|arg| arg == option) {

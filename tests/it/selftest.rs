@@ -58,6 +58,7 @@ fn a_right_client_passes() {
                     .expect_text("hello")
                     .raw("fragments", fragments)
                     .text("two")
+                    .mark("all said")
                     .expect_bye(),
                 script()
                     .accept_glued(wire::message(&wire::Message::text("glued")))
@@ -68,6 +69,7 @@ fn a_right_client_passes() {
         let mut client = connect(&server);
         client.send(Message::text("hello")).unwrap();
         assert_eq!(texts(&mut client, 2), ["one", "two"]);
+        server.reached("all said");
         let normal = tungstenite::protocol::frame::coding::CloseCode::Normal;
         let bye = tungstenite::protocol::CloseFrame { code: normal, reason: "".into() };
         client.close(Some(bye)).unwrap();

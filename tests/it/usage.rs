@@ -174,3 +174,37 @@ fn secrets_stay_secret() {
         assert!(all.contains("***"), "{all}");
     });
 }
+
+/// What `${...}` brought in goes to the server and nowhere else.
+#[test]
+fn secrets_brought_in() {
+    on_both(|scheme| {
+        let subscribed = accept().expect_text("{\"auth\":\"s3cret-text\"}").text("x").expect_bye();
+        let server = Server::start(scheme, [subscribed]);
+        let run = Run::new().trusting("ca.pem");
+        std::fs::write(run.path("token"), "s3cret-file\n").unwrap();
+        let from_file = format!("X-Token: ${{file:{}}}", run.path("token").display());
+        let run = run
+            .env("TOKEN", "s3cret-text")
+            .env("KEY", "s3cret-key")
+            .typed_feed(&format!("{FEED}={}", server.url("/x?key=${KEY}")))
+            .option("--subscribe", "{\"auth\":\"${TOKEN}\"}")
+            .option("--header", &from_file)
+            .args("--max-messages 1")
+            .finish(0);
+        assert_eq!(server.requests()[0].path, "/x?key=s3cret-key");
+        assert_eq!(server.requests()[0].header("x-token"), ["s3cret-file"]);
+        let tape = run.tape();
+        assert_eq!(tape.events("sent")[0]["text"], "{\"auth\":\"***\"}");
+        assert_eq!(tape.events("segment")[0]["url"], server.url("/x?key=***").as_str());
+        let all = run.stderr() + &std::fs::read_to_string(&tape.files[0].path).unwrap();
+        assert!(!all.contains("s3cret"), "{all}");
+    });
+}
+
+/// One that is not there is a mistake that names it, and nothing of the others.
+#[test]
+fn secrets_that_are_missing() {
+    check(&["f=ws://h/?key=${NOBODY_SET_THIS}"], &["NOBODY_SET_THIS"]);
+    check(&["f=ws://h/", "--subscribe=${file:/nonexistent/token}"], &["/nonexistent/token"]);
+}

@@ -1,0 +1,170 @@
+//! Recovery of open segments on the in-memory disk.
+
+use super::*;
+use crate::storage::memory::MemoryDisk;
+use crate::tape::line::Encoding;
+
+/// A segment as the writer leaves it: header, messages, marks about every `mark_bytes`.
+fn segment(boot_id: &str, messages: u64, mark_bytes: usize) -> Vec<u8> {
+    let ts = |n: u64| Stamp::new(1_700_000_000_000_000_000 + n * 1_000_000);
+    let header = Event::Segment {
+        version: 1,
+        feed: "f",
+        segment: 0,
+        first_index: 100,
+        url: "ws://h/",
+        host: "h",
+        boot_id,
+        mono_offset_ns: 0,
+        clock_sync: clock::ClockSync::Unknown,
+        clock_error_ns: None,
+        conn: None,
+        feedtape: "0",
+    };
+    let mut bytes = header.to_line(&ts(0));
+    let (mut lines, mut mark_at) = (1, 0);
+    for n in 0..messages {
+        let text = format!("message {n}");
+        let message = Encoding::of_text(text.as_bytes());
+        bytes.reserve(message.line_bytes());
+        message.append_to(&ts(n), &mut bytes);
+        lines += 1;
+        if bytes.len() - mark_at >= mark_bytes {
+            let crc32c = Crc32c(crc32c::crc32c(&bytes[mark_at..]));
+            mark_at = bytes.len();
+            let counts = Counts { lines, bytes: mark_at as u64, crc32c };
+            bytes.extend(Event::Mark(counts).to_line(&ts(n)));
+            lines += 1;
+        }
+    }
+    bytes
+}
+
+fn name() -> SegmentName {
+    let feed = FeedName::new("f").unwrap();
+    SegmentName::new(&feed, 0, 1_700_000_000_000_000_000)
+}
+
+struct Recovered {
+    start: Start,
+    plain: Vec<u8>,
+    tail: Option<Vec<u8>>,
+}
+
+fn recover(bytes: &[u8]) -> Recovered {
+    let disk = MemoryDisk::default();
+    disk.put(&name().path(Form::Open), bytes);
+    let start = prepare(&disk, &name().feed).unwrap();
+    let plain = disk.contents(&name().path(Form::Plain)).unwrap_or_default();
+    let tail =
+        disk.contents(&PathBuf::from(format!("{}.tail", name().path(Form::Plain).display())));
+    assert_eq!(disk.contents(&name().path(Form::Open)), None, "nothing stays open");
+    Recovered { start, plain, tail }
+}
+
+/// The index after a segment is that of its header and one more for each line.
+fn check_ends(recovered: &Recovered) {
+    let lines = memchr::memchr_iter(b'\n', &recovered.plain).count() as u64;
+    assert_eq!(recovered.start.next_index, 100 + lines);
+    assert_eq!(recovered.start.next_number, 1);
+    let last = recovered.plain.split(|b| *b == b'\n').rev().nth(1).unwrap();
+    assert!(last[TS_DIGITS..].starts_with(b"!{\"event\":\"end\""));
+}
+
+#[test]
+fn cut_anywhere_after_a_crash_of_the_recorder() {
+    let whole = segment(&clock::boot_id(), 60, 500);
+    let header = memchr::memchr(b'\n', &whole).unwrap() + 1;
+    for cut in header..whole.len() {
+        let recovered = recover(&whole[..cut]);
+        let kept = memchr::memrchr(b'\n', &whole[..cut]).unwrap() + 1;
+        assert_eq!(recovered.plain[..kept], whole[..kept], "cut at {cut}");
+        let rest = String::from_utf8_lossy(&recovered.plain[kept..]).into_owned();
+        let said = format!("\"bytes_cut\":{},\"bytes_unverified\":0", cut - kept);
+        assert!(rest[TS_DIGITS..].starts_with("!{\"event\":\"recovered\"") && rest.contains(&said));
+        check_ends(&recovered);
+        assert_eq!(recovered.tail, None);
+    }
+}
+
+#[test]
+fn after_a_crash_of_the_machine_marks_tell_what_is_sure() {
+    let whole = segment("another boot", 60, 500);
+    let marks: Vec<usize> = memchr::memmem::find_iter(&whole, "!{\"event\":\"mark\"")
+        .map(|at| at - TS_DIGITS)
+        .collect();
+    // A page that was never written, in each part between two marks.
+    for pair in marks.windows(2) {
+        let hole = (pair[0] + pair[1]) / 2;
+        let mut torn = whole.clone();
+        torn[hole..hole + 100].fill(0);
+        let recovered = recover(&torn);
+        let kept = memchr::memrchr(b'\n', &whole[..hole]).unwrap() + 1;
+        assert_eq!(recovered.plain[..kept], whole[..kept]);
+        assert!(recovered.tail.as_deref() == Some(&torn[kept..]), "the tail of a hole at {hole}");
+        let rest = String::from_utf8_lossy(&recovered.plain[kept..]).into_owned();
+        let mark_end = pair[0] + memchr::memchr(b'\n', &whole[pair[0]..]).unwrap() + 1;
+        let said = format!("\"bytes_unverified\":{}", kept - mark_end);
+        assert!(rest.contains(&said), "{rest} says {said}");
+        check_ends(&recovered);
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_never_behind_a_mark() {
+    let whole = segment("another boot", 30, 400);
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        let recovered = recover(&flipped);
+        let Some(place) = memchr::memmem::find(&recovered.plain, b"\"bytes_unverified\":") else {
+            // Not even a header.
+            assert!(recovered.plain.is_empty(), "flipped at {at}");
+            continue;
+        };
+        let digits = &recovered.plain[place + 19..];
+        let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap();
+        let unverified: usize = std::str::from_utf8(&digits[..end]).unwrap().parse().unwrap();
+        let recovered_line = memchr::memrchr(b'\n', &recovered.plain[..place]).unwrap() + 1;
+        let verified = recovered_line - unverified;
+        assert!(
+            recovered.plain[..verified] == whole[..verified],
+            "flipped at {at}: {:?} of {:?}: {:?}",
+            verified,
+            unverified,
+            String::from_utf8_lossy(&recovered.plain[at.saturating_sub(120)..])
+        );
+    }
+}
+
+#[test]
+fn what_has_no_header_is_kept_aside_and_its_number_is_not_used_again() {
+    let disk = MemoryDisk::default();
+    disk.put(&name().path(Form::Open), b"garbage");
+    let start = prepare(&disk, &name().feed).unwrap();
+    assert_eq!((start.next_number, start.next_index, start.last_ts), (1, 0, None));
+    let damaged = PathBuf::from(format!("{}.damaged", name().path(Form::Open).display()));
+    assert_eq!(disk.contents(&damaged).as_deref(), Some(&b"garbage"[..]));
+}
+
+#[test]
+fn an_ended_segment_only_lacks_its_name() {
+    let mut whole = segment(&clock::boot_id(), 10, 1 << 20);
+    let counts =
+        Counts { lines: 11, bytes: whole.len() as u64, crc32c: Crc32c(crc32c::crc32c(&whole)) };
+    whole.extend(Event::End(counts).to_line(&Stamp::new(1_700_000_000_009_000_000)));
+    let recovered = recover(&whole);
+    assert_eq!(recovered.plain, whole);
+    check_ends(&recovered);
+}
+
+#[test]
+fn numbers_go_on_where_all_files_were_moved_away() {
+    let disk = MemoryDisk::default();
+    let feed = FeedName::new("f").unwrap();
+    disk.put(Path::new("feed=f/.next"), b"{\"segment\":7,\"index\":1234}\n");
+    let start = prepare(&disk, &feed).unwrap();
+    assert_eq!((start.next_number, start.next_index), (7, 1234));
+    let none = prepare(&MemoryDisk::default(), &feed).unwrap();
+    assert_eq!((none.next_number, none.next_index, none.had_tape), (0, 0, false));
+}
