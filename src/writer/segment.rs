@@ -25,6 +25,8 @@ const READ_BACK_BYTES: usize = 64 << 10;
 /// A segment being written.
 pub struct Segment {
     name: SegmentName,
+    /// Index of the header.
+    first_index: u64,
     file: Arc<dyn StorageFile>,
     out: BufWriter<Appender>,
     progress: Arc<SegmentProgress>,
@@ -42,8 +44,9 @@ pub struct Segment {
 pub struct Abandoned {
     /// Whole lines that are not on disk, marks left out.
     pub carry: Vec<u8>,
-    /// Lines that stay in the segment, its `end` included.
-    pub lines_kept: u64,
+    /// The index of the line after it. Where it has no `end`, two are left free for the
+    /// `recovered` and the `end` that recovery will add.
+    pub next_index: u64,
     /// Whether it got its `end`; else it stays open for recovery.
     pub ended: bool,
     /// Lines lost because not even reading back worked; 1 at most.
@@ -55,7 +58,12 @@ impl Segment {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn create(storage: &dyn Storage, name: SegmentName, now: Mono) -> io::Result<Segment> {
+    pub fn create(
+        storage: &dyn Storage,
+        name: SegmentName,
+        first_index: u64,
+        now: Mono,
+    ) -> io::Result<Segment> {
         let path = name.path(Form::Open);
         let file = match storage.create(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -66,6 +74,7 @@ impl Segment {
         };
         Ok(Segment {
             name,
+            first_index,
             out: BufWriter::with_capacity(BUFFER_BYTES, Appender(file.clone())),
             file,
             progress: Arc::default(),
@@ -98,9 +107,9 @@ impl Segment {
         &self.progress
     }
 
-    /// Lines so far.
-    pub fn lines(&self) -> u64 {
-        self.lines
+    /// The index of the next line.
+    pub fn next_index(&self) -> u64 {
+        self.first_index + self.lines
     }
 
     /// Bytes so far.
@@ -200,7 +209,7 @@ impl Segment {
     /// Gives the segment up after an error: cuts it to its last whole line, ends it if the disk
     /// allows, and returns the lines that are not on disk. `rest` is what an append did not take.
     pub fn abandon(self, rest: &[u8]) -> Abandoned {
-        let Segment { file, out, lines, bytes, marks, last_ts, .. } = self;
+        let Segment { file, out, first_index, lines, bytes, marks, last_ts, .. } = self;
         // A BufWriter that is dropped would write once more, so it is taken apart.
         let (appender, buffered) = out.into_parts();
         drop(appender);
@@ -215,6 +224,8 @@ impl Segment {
         // `lines` counts whole appends; the one that failed was partly taken.
         let taken_lines = count_lines(&carry);
         carry.extend_from_slice(rest);
+        // Only a mark or an end of which a part was taken has no end here.
+        carry.truncate(memchr::memrchr(b'\n', &carry).map_or(0, |at| at + 1));
         let lines_kept = lines.saturating_sub(taken_lines.min(lines));
         let carry = without_marks(carry);
         let ended =
@@ -223,7 +234,8 @@ impl Segment {
             // Recovery will cut it if this fails too.
             let _ = file.truncate(keep);
         }
-        Abandoned { carry, lines_kept: lines_kept + u64::from(ended), ended, lines_lost }
+        let next_index = first_index + lines_kept + if ended { 1 } else { 2 };
+        Abandoned { carry, next_index, ended, lines_lost }
     }
 
     /// Removes a segment whose header could not be written.
