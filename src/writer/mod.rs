@@ -288,7 +288,7 @@ impl Writer {
         let lines_before = segment.lines();
         let first_index = self.tapes[feed].next_index - lines_before;
         let Abandoned { carry, lines_kept, ended, lines_lost } =
-            segment.abandon(&lines.bytes[taken..]);
+            segment.abandon(lines.bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
@@ -379,13 +379,15 @@ impl Writer {
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
-        let before = segment.bytes();
-        match segment.end() {
+        let before = (segment.lines(), segment.bytes());
+        let ended = segment.end();
+        // Where it fails after all, what was counted is taken back with the segment.
+        self.tapes[feed].next_index += segment.lines() - before.0;
+        match ended {
             Ok(()) => {
-                self.tapes[feed].stats.tape_bytes.add(segment.bytes() - before);
+                self.tapes[feed].stats.tape_bytes.add(segment.bytes() - before.1);
                 self.open[feed] = None;
                 self.dirty.retain(|dirty| *dirty != feed);
-                self.tapes[feed].next_index += 1;
                 let next_index = self.tapes[feed].next_index;
                 self.tell_syncer(SyncItem::Finished { feed, next_index });
             }
