@@ -87,6 +87,7 @@ pub fn spawn(
         storage,
         open: tapes.iter().map(|_| None).collect(),
         dirty: Vec::with_capacity(tapes.len()),
+        lost: vec![(0, 0); tapes.len()],
         tapes,
         host: clock::host_name(),
         boot_id: clock::boot_id(),
@@ -112,6 +113,8 @@ struct Writer {
     open: Vec<Option<Segment>>,
     /// Feeds whose segments hold bytes that are not with the kernel.
     dirty: Vec<FeedId>,
+    /// Messages and bytes of each feed that were given up when the recorder ended.
+    lost: Vec<(u64, u64)>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -146,6 +149,7 @@ impl Writer {
         for feed in 0..self.tapes.len() {
             self.close(feed);
         }
+        self.report_lost();
     }
 
     fn handle_all(&mut self, parcels: &Receiver<Parcel>) {
@@ -332,9 +336,18 @@ impl Writer {
                 bytes += line.message_bytes() as u64;
             }
         }
-        self.tapes[feed].stats.gaps.count(GapReason::Disk, messages, bytes);
-        let name = &self.tapes[feed].name;
-        log::error!("{name}: {messages} messages are lost: the disk takes nothing");
+        let lost = &mut self.lost[feed];
+        *lost = (lost.0 + messages, lost.1 + bytes);
+    }
+
+    /// What could not be written in the end: no gap on the tape tells of it, but the report does.
+    fn report_lost(&self) {
+        for (tape, (messages, bytes)) in self.tapes.iter().zip(&self.lost) {
+            if *messages > 0 {
+                tape.stats.gaps.count(GapReason::Disk, *messages, *bytes);
+                log::error!("{}: {messages} messages are lost: the disk takes nothing", tape.name);
+            }
+        }
     }
 
     /// Waits until more than `--min-free` is free; `false`: the recorder ends, give up.
