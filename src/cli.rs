@@ -3,7 +3,7 @@
 //! Owns the subcommands and the exit codes: 0 clean, 1 failed, 2 usage or configuration, 3 done
 //! but something is lost. Results go to stdout, talk to stderr.
 
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use clap::Parser;
 use crate::config::RecordArgs;
 use crate::logging;
 use crate::recorder::{self, Recorder};
+use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
+use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::simulate::{self, SimulateArgs};
 use crate::tools::verify::{self, VerifyArgs};
@@ -50,6 +52,23 @@ enum Command {
     Verify(VerifyArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
+    /// See it work: record a simulated venue, check the recording, and show what to do next.
+    Demo(DemoArgs),
+}
+
+impl Command {
+    /// Added to what -v and -q say.
+    fn verbosity(&self) -> i8 {
+        match self {
+            // Its progress display has the terminal.
+            Command::Demo(_) => -1,
+            Command::Record(_)
+            | Command::Cat(_)
+            | Command::Info(_)
+            | Command::Verify(_)
+            | Command::Simulate(_) => 0,
+        }
+    }
 }
 
 /// Runs the program.
@@ -57,13 +76,18 @@ pub fn main() -> ExitCode {
     recorder::tame_malloc();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && !io::stderr().is_terminal() => {
+            logging::say_error(&error.render().to_string());
+            return ExitCode::from(USAGE);
+        }
         Err(error) => {
             // Printing help to a closed pipe is no error worth telling.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    logging::start(cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed());
+    let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
+    logging::start(typed + cli.command.verbosity());
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
             Ok(options) => record(options),
@@ -73,12 +97,13 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Simulate(args) => simulate::run(args),
+        Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
     };
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Loss) => ExitCode::from(LOSS),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            logging::say_error(&format!("error: {error:#}"));
             ExitCode::from(FAILED)
         }
     }
@@ -86,9 +111,9 @@ pub fn main() -> ExitCode {
 
 fn usage(mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
-        eprintln!("error: {mistake}");
+        logging::say_error(&format!("error: {mistake}"));
     }
-    eprintln!("\nFor more information, try 'feedtape help record'.");
+    logging::say_error("\nFor more information, try 'feedtape help record'.");
     ExitCode::from(USAGE)
 }
 
@@ -96,6 +121,10 @@ fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
         log::info!("{}: {}", feed.name, feed.target.url);
     }
-    let ended = Recorder::start(options)?.run(Duration::from_secs(1), &mut |_| {})?;
-    Ok(if ended.lost { Outcome::Loss } else { Outcome::Clean })
+    let recorder = Recorder::start(options)?;
+    let feeds = recorder.views().to_vec();
+    let ended = recorder.run(Duration::from_secs(1), &mut |_| {});
+    // However it ended. A closed stderr is no reason to fail after all is done.
+    let _ = io::stderr().write_all(closing_report(&feeds).as_bytes());
+    Ok(if ended?.lost { Outcome::Loss } else { Outcome::Clean })
 }

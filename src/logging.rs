@@ -39,6 +39,18 @@ pub fn start(verbosity: i8) {
     log_panics();
 }
 
+/// Says why the program ends, in one or more lines; for what comes before the log is started, and
+/// for those who turned the log off.
+pub fn say_error(text: &str) {
+    let prefix = match stderr_is_journal() {
+        true => format!("<{}>", priority(Level::Error)),
+        false => String::new(),
+    };
+    let lines: String = text.lines().map(|line| format!("{prefix}{line}\n")).collect();
+    // Nobody is left to tell if that fails; the exit code still says it.
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
 /// Priorities of syslog(3).
 fn priority(level: Level) -> u8 {
     match level {

@@ -1,8 +1,8 @@
 //! The recorder: starts the threads, watches them, and ends them in order.
 //!
-//! Owns the main thread's loop (signals, the end of feeds, the death of threads, systemd) and the
-//! closing report. Threads end from the source on: feeds, writer, syncer, sealer; each closes the
-//! channel to the next.
+//! Owns the main thread's loop: signals, the end of feeds, the death of threads, systemd. Threads
+//! end from the source on: feeds, writer, syncer, sealer; each closes the channel to the next.
+//! Prints nothing: figures are for who started it to show.
 
 use std::collections::HashSet;
 use std::io;
@@ -26,7 +26,7 @@ use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd};
 use crate::recovery;
-use crate::report::{FeedView, closing_report};
+use crate::report::FeedView;
 use crate::resolver::Resolver;
 use crate::sealer::{self, SealEvent, SealQueue, Sealer};
 use crate::service;
@@ -357,7 +357,6 @@ impl Recorder {
             Err(error) => trouble.push(format!("the sealer failed: {error}")),
         }
         signals.end();
-        eprint!("{}", closing_report(&views));
         if !trouble.is_empty() {
             bail!("not ended in order: {}", trouble.join("; "));
         }

@@ -1,6 +1,7 @@
 //! Figures for people: the closing report of a recording.
 //!
 //! Owns how counters read as a sentence. One line a feed, so that grep and the journal like it.
+//! Where it is shown is its caller's choice.
 
 use std::sync::Arc;
 

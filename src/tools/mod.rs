@@ -1,9 +1,10 @@
-//! The commands that read tapes.
+//! The commands beside `record`: those that read tapes, the simulated venue, and the demo.
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
-//! They write nothing but their output: results to the given writer, talk to the log.
+//! Those that read write nothing but their output: results to the given writer, talk to the log.
 
 pub mod cat;
+pub mod demo;
 pub mod info;
 pub mod simulate;
 pub mod verify;

@@ -18,11 +18,13 @@ mod tape;
 mod wire;
 
 mod connection;
+mod demo;
 mod ending;
 mod exact;
 mod protocol;
 mod rotation;
 mod selftest;
+mod simulate;
 mod tidy;
 mod tls;
 mod usage;

@@ -20,7 +20,7 @@ const CRATES_UNWANTED: [&str; 6] =
     ["tokio", "async-std", "smol", "async-io", "futures-executor", "tiny_http"];
 
 /// Each of these crates is used in one file, which hides it from the others.
-const CRATES_OF_ONE_FILE: [&str; 3] = ["env_logger", "jiff", "sd_notify"];
+const CRATES_OF_ONE_FILE: [&str; 4] = ["env_logger", "jiff", "sd_notify", "terminal_size"];
 
 /// A source file with its tests apart.
 struct Source {
