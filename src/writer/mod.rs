@@ -162,6 +162,10 @@ impl Writer {
                 self.flush_by = Some(now.after(self.options.flush_every));
                 self.stats.writer_rounds.add(1);
             }
+            // A disk slower than the feeds never lets the channel run empty.
+            if now >= self.housekeeping_at {
+                self.housekeeping();
+            }
         }
     }
 
