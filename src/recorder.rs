@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -36,12 +36,16 @@ use crate::syncer;
 use crate::units::format_size;
 use crate::writer::{self, Tape, WriterOptions};
 
+/// In the recording's folder; who holds the lock on it may write there.
+const LOCK_NAME: &str = "feedtape.lock";
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While ending, it looks this often whether a thread has ended.
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Feeds close within a second; who takes longer is left behind.
 const FEEDS_END_MAX: Duration = Duration::from_secs(4);
+/// After a failed write the writer tries again this often.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Descriptors of a feed: socket, wake-up, open segment; and of the rest.
 const FDS_PER_FEED: u64 = 3;
 const FDS_BASE: u64 = 64;
@@ -81,7 +85,7 @@ pub struct Recorder {
     feeds_ended: usize,
     options: RecorderOptions,
     /// Holds the lock on the folder.
-    _lock: std::fs::File,
+    lock: std::fs::File,
 }
 
 impl Recorder {
@@ -124,6 +128,7 @@ impl Recorder {
             flush_every: options.flush_every,
             rotate_every: options.rotation.every,
             min_free: options.min_free,
+            retry_every: RETRY_EVERY,
         };
         let writer = writer::spawn(
             writer_options,
@@ -176,7 +181,7 @@ impl Recorder {
             signals,
             feeds_ended: 0,
             options,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -211,7 +216,10 @@ impl Recorder {
             let event = self.events.recv_timeout(left.min(look_every)).ok();
             look(&self.views);
             if let Some(dead) = self.dead_thread() {
-                break Err(dead);
+                break Err(anyhow!("the {dead} has ended unasked; see the log above"));
+            }
+            if let Err(error) = self.check_folder() {
+                break Err(error);
             }
             if self.is_to_end(event) || until.is_some_and(|until| Instant::now() >= until) {
                 break Ok(());
@@ -221,10 +229,7 @@ impl Recorder {
         };
         service::stopping();
         let ended = self.end();
-        match result {
-            Ok(()) => ended,
-            Err(dead) => bail!("the {dead} has ended unasked; see the log above"),
-        }
+        result.and(ended)
     }
 
     /// One line: what `systemctl status` shows.
@@ -234,6 +239,24 @@ impl Recorder {
         let stalled =
             if self.stats.disk_stalled.get() == 1 { "; THE DISK TAKES NOTHING" } else { "" };
         format!("{live} of {} feeds live, {messages} messages recorded{stalled}", self.views.len())
+    }
+
+    /// What is written to a folder that was moved or deleted is found by nobody.
+    fn check_folder(&self) -> anyhow::Result<()> {
+        let path = self.options.out.join(LOCK_NAME);
+        let ours = self.lock.metadata().context("can't look at the lock")?;
+        let gone = match std::fs::metadata(&path) {
+            Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if gone {
+            bail!(
+                "'{}' is not the file that was locked at the start: the folder was moved or \
+                 deleted while it was recorded to; put it back, or start again",
+                path.display()
+            );
+        }
+        Ok(())
     }
 
     fn dead_thread(&self) -> Option<&'static str> {
@@ -313,7 +336,7 @@ impl Recorder {
             events,
             views,
             signals,
-            _lock,
+            lock: _lock,
             ..
         } = self;
         drop(parcels);
@@ -371,7 +394,7 @@ fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
         .mode(0o750)
         .create(out)
         .with_context(|| format!("can't make the folder '{shown}'"))?;
-    let path = out.join("feedtape.lock");
+    let path = out.join(LOCK_NAME);
     let lock = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)

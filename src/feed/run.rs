@@ -35,6 +35,10 @@ const RETRY_EVENTS: Duration = Duration::from_millis(50);
 const STALL_SLICE: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, the server hears from us this often.
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
+/// With `--on-stall block` a stall that lasts so long is logged.
+const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
+/// Stalls are logged no more often than this.
+const STALL_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A stalled feed that is told to stop waits so long for its last messages to be taken.
 const STOP_STALL_MAX: Duration = Duration::from_secs(1);
 
@@ -76,6 +80,36 @@ struct Figures {
     bytes: u64,
 }
 
+/// What is to be said about a full queue. A short stall is no news: a burst does it. A long one, or
+/// one that drops messages, is logged at its begin and its end, and not again for a while.
+#[derive(Debug, Default)]
+struct Stall {
+    since: Option<Mono>,
+    logged_at: Option<Mono>,
+    /// Whether the log says that the queue is full.
+    is_logged: bool,
+    /// Messages dropped since the log last told.
+    dropped: u64,
+}
+
+impl Stall {
+    /// Whether this is the time to say it.
+    fn is_news(&mut self, now: Mono) -> bool {
+        let is_news =
+            !self.is_logged && self.logged_at.is_none_or(|at| now.since(at) >= STALL_LOG_EVERY);
+        if is_news {
+            (self.is_logged, self.logged_at) = (true, Some(now));
+        }
+        is_news
+    }
+
+    /// It is over; how many messages were dropped, where that is to be said.
+    fn end(&mut self) -> Option<u64> {
+        self.since = None;
+        std::mem::take(&mut self.is_logged).then(|| std::mem::take(&mut self.dropped))
+    }
+}
+
 pub(super) struct FeedLoop {
     options: FeedOptions,
     network: Arc<Network>,
@@ -93,7 +127,7 @@ pub(super) struct FeedLoop {
     /// Messages recorded since the start.
     recorded: u64,
     subscribing: bool,
-    stalled_since: Option<Mono>,
+    stall: Stall,
     wire_bytes_counted: u64,
 }
 
@@ -122,7 +156,7 @@ impl FeedLoop {
             figures: Figures { since: now, messages: 0, bytes: 0 },
             recorded: 0,
             subscribing: false,
-            stalled_since: None,
+            stall: Stall::default(),
             wire_bytes_counted: 0,
         }
     }
@@ -273,12 +307,16 @@ impl FeedLoop {
         }
         while let Err(Full) = self.lines.message(ts, message) {
             if !self.wait_for_room(message.line_bytes()) {
+                self.note_dropping();
                 self.lines.drop_message(message.payload_bytes() as u64);
                 return;
             }
         }
-        if self.stalled_since.take().is_some() {
-            self.log(log::Level::Warn, format_args!("the queue has room again"));
+        if self.stall.since.is_some()
+            && let Some(dropped) = self.stall.end()
+        {
+            let text = format_args!("the queue has room again; {dropped} messages were dropped");
+            self.log(log::Level::Warn, text);
         }
         self.recorded += 1;
         self.figures.messages += 1;
@@ -288,13 +326,7 @@ impl FeedLoop {
     /// Waits for a block as `--on-stall` says; `false`: drop the message.
     fn wait_for_room(&mut self, bytes: usize) -> bool {
         let now = mono_now();
-        if self.stalled_since.is_none() {
-            self.log(
-                log::Level::Warn,
-                format_args!("the queue is full: the disk is slower than the feeds"),
-            );
-        }
-        let since = *self.stalled_since.get_or_insert(now);
+        let since = *self.stall.since.get_or_insert(now);
         let until = match self.options.on_stall {
             OnStall::Drop => return false,
             OnStall::Block => since.after(self.options.stall_deadline),
@@ -310,6 +342,10 @@ impl FeedLoop {
             if now >= end {
                 return false;
             }
+            if now.since(since) >= STALL_LOG_AFTER && self.stall.is_news(now) {
+                let text = "the queue is full: the disk takes less than the feeds bring; waiting";
+                self.log(log::Level::Warn, format_args!("{text}"));
+            }
             if now >= pong_at {
                 // We don't read, so its pings are not answered; a lost connection shows later.
                 let _ = self.connection.as_mut().map(Connection::pong);
@@ -318,6 +354,18 @@ impl FeedLoop {
             if self.lines.wait_for_room(bytes, STALL_SLICE.min(end.since(now))) {
                 return true;
             }
+        }
+    }
+
+    fn note_dropping(&mut self) {
+        // The first one of a stall is news even where the log says already that it waits.
+        if self.stall.dropped == 0 && self.stall.is_logged {
+            (self.stall.is_logged, self.stall.logged_at) = (false, None);
+        }
+        self.stall.dropped += 1;
+        if self.stall.is_news(mono_now()) {
+            let text = "the queue is full: messages are dropped until the disk takes them again";
+            self.log(log::Level::Error, format_args!("{text}"));
         }
     }
 

@@ -22,6 +22,11 @@ use crate::tape::event::StampClock;
 /// recvmsg brings several records; without it TLS costs about twice the system calls.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
+/// After so many reads in a row the socket says "would block" once, though it would not. A server
+/// that sends frames of no message without an end (continuations, say) else keeps a feed in one
+/// call for ever, where no deadline and no stop reaches it.
+const READS_IN_A_ROW_MAX: u32 = 64;
+
 /// A connected or connecting TCP socket.
 #[derive(Debug)]
 pub struct Socket {
@@ -31,6 +36,7 @@ pub struct Socket {
     stamp: UnixNs,
     blocked_on: Interest,
     wire_bytes: u64,
+    reads_in_a_row: u32,
     ahead: Option<ReadAhead>,
 }
 
@@ -68,6 +74,7 @@ impl Socket {
             stamp: 0,
             blocked_on: Interest::Write,
             wire_bytes: 0,
+            reads_in_a_row: 0,
             ahead: None,
         })
     }
@@ -116,6 +123,11 @@ impl Socket {
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.reads_in_a_row == READS_IN_A_ROW_MAX {
+            self.reads_in_a_row = 0;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.reads_in_a_row += 1;
         let Socket { tcp, control, .. } = self;
         let (bytes, stamp) = if self.clock == StampClock::Kernel {
             receive_stamped(tcp, buf, control)?

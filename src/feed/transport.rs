@@ -321,6 +321,9 @@ impl Attempt<'_> {
                 Err(UpgradeError::Failure(Error::Protocol(ProtocolError::HandshakeIncomplete))) => {
                     return Err(failed(&"the server closed the connection"));
                 }
+                Err(UpgradeError::Failure(Error::AttackAttempt)) => {
+                    return Err(failed(&"the head of the server's answer is too long"));
+                }
                 Err(UpgradeError::Failure(error)) => return Err(failed(&error)),
             }
         }
@@ -387,10 +390,33 @@ fn header(response: &Response, name: &str) -> Option<String> {
 }
 
 fn refused(response: &Response) -> ConnectError {
-    let cause = format!("the server answered {}", response.status());
+    let mut cause = format!("the server answered {}", response.status());
     let retry_after = header(response, "retry-after").and_then(|value| retry_after(&value));
+    if let Some(wait) = retry_after {
+        cause += &format!("; it says to come back in {} s", wait.as_secs());
+    }
+    if response.status().is_redirection()
+        && let Some(location) = header(response, "location")
+    {
+        cause += &format!(
+            " to '{}', which is not followed: record that address instead",
+            printable(&origin(&location))
+        );
+    }
     let reason = Reason::Failed { stage: Stage::Upgrade, cause };
     ConnectError::Failed { reason, retry_after }
+}
+
+/// Scheme and host of a Location: the rest may repeat secrets of our own URL.
+fn origin(location: &str) -> String {
+    match location.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = host.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}/...")
+        }
+        None => "another path of the same server".to_string(),
+    }
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date.
@@ -414,6 +440,18 @@ mod tests {
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(retry_after("Sat, 06 Nov 2094 08:49:37 GMT"), Some(RETRY_AFTER_MAX));
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn of_a_redirect_no_more_than_the_origin_is_told() {
+        for (location, told) in [
+            ("wss://new.example.com/ws?token=secret", "wss://new.example.com/..."),
+            ("https://me:secret@h:8443?a=b", "https://h:8443/..."),
+            ("/secret", "another path of the same server"),
+            ("", "another path of the same server"),
+        ] {
+            assert_eq!(origin(location), told);
+        }
     }
 
     #[test]
