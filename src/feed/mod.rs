@@ -1,7 +1,7 @@
 //! Feeds: each has a thread that owns one connection at a time.
 //!
 //! This file owns a feed's options and the handle to its thread; what the thread does is in
-//! [`run`], what it decides in [`session`], and how messages become blocks of lines in [`lines`].
+//! `run.rs`, what it decides in [`session`], and how messages become blocks of lines in [`lines`].
 
 pub mod connection;
 pub mod lines;

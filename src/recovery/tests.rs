@@ -53,12 +53,11 @@ struct Recovered {
 
 fn recover(bytes: &[u8]) -> Recovered {
     let disk = MemoryDisk::default();
-    disk.put(&name().path(Form::Open), bytes);
+    disk.put(name().path(Form::Open), bytes);
     let start = prepare(&disk, &name().feed).unwrap();
-    let plain = disk.contents(&name().path(Form::Plain)).unwrap_or_default();
-    let tail =
-        disk.contents(&PathBuf::from(format!("{}.tail", name().path(Form::Plain).display())));
-    assert_eq!(disk.contents(&name().path(Form::Open)), None, "nothing stays open");
+    let plain = disk.contents(name().path(Form::Plain)).unwrap_or_default();
+    let tail = disk.contents(PathBuf::from(format!("{}.tail", name().path(Form::Plain).display())));
+    assert_eq!(disk.contents(name().path(Form::Open)), None, "nothing stays open");
     Recovered { start, plain, tail }
 }
 
@@ -140,7 +139,7 @@ fn a_flipped_byte_is_never_behind_a_mark() {
 #[test]
 fn what_has_no_header_is_kept_aside_and_its_number_is_not_used_again() {
     let disk = MemoryDisk::default();
-    disk.put(&name().path(Form::Open), b"garbage");
+    disk.put(name().path(Form::Open), b"garbage");
     let start = prepare(&disk, &name().feed).unwrap();
     assert_eq!((start.next_number, start.next_index, start.last_ts), (1, 0, None));
     let damaged = PathBuf::from(format!("{}.damaged", name().path(Form::Open).display()));

@@ -2,8 +2,8 @@
 //!
 //! A simulated venue in this process, the real recorder beside it for some seconds, then a look at
 //! what is on disk: checked, shown, and with the commands that read it. Owns the order of things
-//! and the folder's name; what is shown meanwhile is in [`progress`], what is shown afterwards in
-//! [`disk`]. Results go to stdout, talk and progress to stderr. Deletes nothing: a recording that
+//! and the folder's name; what is shown meanwhile is in `progress.rs`, what is shown afterwards in
+//! `disk.rs`. Results go to stdout, talk and progress to stderr. Deletes nothing: a recording that
 //! is there is added to, and only where somebody said so.
 
 mod disk;

@@ -259,7 +259,8 @@ mod tests {
     }
 
     fn check(progress: &Progress, ms: u64, feeds: &[FeedView], table: Expect) {
-        table.assert_eq(&progress.table(at(ms), feeds).join("\n"));
+        // What is expected has its least indentation taken away.
+        table.assert_eq(&format!("at {ms} ms\n{}", progress.table(at(ms), feeds).join("\n")));
     }
 
     #[test]
@@ -272,6 +273,7 @@ mod tests {
             0,
             &feeds,
             expect![[r#"
+                at 0 ms
                   [                              ] 0.0 s of 10s
 
                   FEED       MESSAGES    MSG/S      BYTES   STATE
@@ -288,6 +290,7 @@ mod tests {
             1500,
             &feeds,
             expect![[r#"
+                at 1500 ms
                   [####                          ] 1.5 s of 10s
 
                   FEED       MESSAGES    MSG/S      BYTES   STATE
@@ -306,6 +309,7 @@ mod tests {
             60_000,
             &feeds,
             expect![[r#"
+                at 60000 ms
                   [##############################] 10.0 s of 10s
 
                   FEED       MESSAGES    MSG/S      BYTES   STATE
