@@ -44,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Feeds close within a second; who takes longer is left behind.
 const FEEDS_END_MAX: Duration = Duration::from_secs(4);
+/// After a failed write the writer tries again this often.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Descriptors of a feed: socket, wake-up, open segment; and of the rest.
 const FDS_PER_FEED: u64 = 3;
 const FDS_BASE: u64 = 64;
@@ -126,6 +128,7 @@ impl Recorder {
             flush_every: options.flush_every,
             rotate_every: options.rotation.every,
             min_free: options.min_free,
+            retry_every: RETRY_EVERY,
         };
         let writer = writer::spawn(
             writer_options,

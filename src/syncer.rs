@@ -72,14 +72,7 @@ pub fn spawn(
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
     let (sender, items) = bounded(4 * feeds + 64);
-    let syncer = Syncer {
-        storage,
-        policy,
-        open: HashMap::new(),
-        next: HashMap::new(),
-        dirty_folders: Vec::new(),
-        on_finished,
-    };
+    let syncer = Syncer::new(storage, policy, on_finished);
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
@@ -92,7 +85,8 @@ struct Open {
     synced: u64,
 }
 
-struct Syncer {
+/// The thread's state.
+pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     open: HashMap<FeedId, Open>,
@@ -103,6 +97,21 @@ struct Syncer {
 }
 
 impl Syncer {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        policy: FsyncPolicy,
+        on_finished: Box<dyn FnMut(SegmentName) + Send>,
+    ) -> Syncer {
+        Syncer {
+            storage,
+            policy,
+            open: HashMap::new(),
+            next: HashMap::new(),
+            dirty_folders: Vec::new(),
+            on_finished,
+        }
+    }
+
     fn run(mut self, items: &Receiver<SyncItem>) {
         let every = match self.policy {
             FsyncPolicy::Every(every) => every,
@@ -124,6 +133,11 @@ impl Syncer {
                 due = now.after(every);
             }
         }
+        self.end();
+    }
+
+    /// The last sync, and the numbers with which the next run goes on.
+    pub(crate) fn end(&mut self) {
         self.sync_all();
         for (feed, number, index) in std::mem::take(&mut self.next).into_values() {
             self.write_next(&feed, number, index);
@@ -131,7 +145,7 @@ impl Syncer {
         self.sync_folders();
     }
 
-    fn handle(&mut self, item: SyncItem) {
+    pub(crate) fn handle(&mut self, item: SyncItem) {
         match item {
             SyncItem::Opened { feed, segment, first_index } => {
                 let name = segment.name.clone();
@@ -180,7 +194,8 @@ impl Syncer {
         (self.on_finished)(name);
     }
 
-    fn sync_all(&mut self) {
+    /// Syncs every open segment that has something new, and the folders.
+    pub(crate) fn sync_all(&mut self) {
         if self.policy == FsyncPolicy::Never {
             return;
         }

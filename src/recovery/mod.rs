@@ -46,11 +46,15 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
     let next = read_next(storage, &folder.join(".next")).map_err(at(&folder.join(".next")))?;
     let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
     let boot_id = clock::boot_id();
-    for (name, form) in &mut segments {
-        if *form == Form::Open {
-            let path = name.path(Form::Open);
-            *form = finish_open(storage, name, &boot_id).map_err(at(&path))?;
-        }
+    // From the newest on: where the one after it begins, a segment must end.
+    for n in (0..segments.len()).rev().filter(|n| segments[*n].1 == Form::Open).collect::<Vec<_>>()
+    {
+        let next_first = segments.get(n + 1).and_then(|(next, form)| {
+            tail::first_index(storage, &next.path(*form), *form).ok().flatten()
+        });
+        let name = segments[n].0.clone();
+        let path = name.path(Form::Open);
+        segments[n].1 = finish_open(storage, &name, &boot_id, next_first).map_err(at(&path))?;
     }
     let mut start = Start {
         next_number: next.map_or(0, |next| next.segment),
@@ -129,7 +133,12 @@ fn find_segments(
 }
 
 /// Cuts an open segment to its whole lines, ends it, and gives it its final name.
-fn finish_open(storage: &dyn Storage, name: &SegmentName, boot_id: &str) -> io::Result<Form> {
+fn finish_open(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    boot_id: &str,
+    next_first: Option<u64>,
+) -> io::Result<Form> {
     let path = name.path(Form::Open);
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
@@ -150,7 +159,14 @@ fn finish_open(storage: &dyn Storage, name: &SegmentName, boot_id: &str) -> io::
     }
     if !scan.ended {
         let at = clock::wall_now();
-        append(&*file, &mut scan, &Event::Recovered { bytes_cut, bytes_unverified, at })?;
+        // Where only the `end` was lost, there is one index for it and none for more.
+        let only_the_end = match (tail::first_index(storage, &path, Form::Open)?, next_first) {
+            (Some(first), Some(next)) => first + scan.lines + 1 == next,
+            _ => false,
+        };
+        if !only_the_end {
+            append(&*file, &mut scan, &Event::Recovered { bytes_cut, bytes_unverified, at })?;
+        }
         let crc32c = Crc32c(scan.crc);
         let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
         append(&*file, &mut scan, &Event::End(counts))?;

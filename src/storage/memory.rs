@@ -3,7 +3,8 @@
 //! Owns [`MemoryDisk`]. A file's bytes are durable as they were at its last sync; names (of files
 //! and folders) as they were when their folder was last synced. [`MemoryDisk::crash`] gives the
 //! disk as it would be found after a power loss that kept nothing else. Any operation can be made
-//! to fail, any append to be short. Doesn't reorder operations, tear sectors, or fill up.
+//! to fail, any append to be short. [`MemoryDisk::crash_torn`] keeps some of what was not durable,
+//! by sectors and names, in no order. Doesn't fill up.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +40,29 @@ enum Node {
 struct Content {
     bytes: Vec<u8>,
     durable: Vec<u8>,
+}
+
+/// What a disk writes as one.
+const SECTOR_BYTES: usize = 512;
+
+impl Content {
+    fn torn(&self, random: &mut fastrand::Rng) -> Content {
+        let synced = self.durable.len().min(self.bytes.len());
+        if self.bytes[..synced] != self.durable[..synced] {
+            // Cut and written anew since: either as it was or as it is.
+            let bytes = if random.bool() { self.bytes.clone() } else { self.durable.clone() };
+            return Content { durable: bytes.clone(), bytes };
+        }
+        let length = random.usize(synced..=self.bytes.len());
+        let mut bytes = self.bytes[..length].to_vec();
+        for sector in (synced / SECTOR_BYTES + 1)..length.div_ceil(SECTOR_BYTES) {
+            if random.u8(0..4) == 0 {
+                let end = length.min((sector + 1) * SECTOR_BYTES);
+                bytes[sector * SECTOR_BYTES..end].fill(0);
+            }
+        }
+        Content { durable: bytes.clone(), bytes }
+    }
 }
 
 type Names = BTreeMap<PathBuf, Node>;
@@ -85,6 +109,48 @@ impl MemoryDisk {
             durable_names: names.clone(),
             names,
             files: files.collect(),
+            free_bytes: state.free_bytes,
+            ..State::default()
+        };
+        MemoryDisk { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// As [`MemoryDisk::crash`], but of what was not durable a random part is kept: some sectors
+    /// of unsynced bytes (those between them read as zeroes), some creations, removals, renames.
+    /// A rename is done or not, never half.
+    pub fn crash_torn(&self, seed: u64) -> MemoryDisk {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let state = self.lock();
+        let files: Vec<Content> = state.files.iter().map(|file| file.torn(&mut random)).collect();
+        let mut names: Names = Names::new();
+        let place_of = |names: &Names, file: usize| {
+            names.iter().find(|(_, node)| **node == Node::File(file)).map(|(path, _)| path.clone())
+        };
+        for file in 0..state.files.len() {
+            let before = place_of(&state.durable_names, file);
+            let now = place_of(&state.names, file);
+            let path = match (before, now) {
+                (Some(before), Some(now)) => Some(if random.bool() { before } else { now }),
+                (None, Some(now)) => Some(now).filter(|_| random.bool()),
+                // Replaced by another file: gone exactly where that one is there.
+                (Some(before), None) if state.names.contains_key(&before) => Some(before),
+                (Some(before), None) => Some(before).filter(|_| random.bool()),
+                (None, None) => None,
+            };
+            if let Some(path) = path {
+                for folder in path.ancestors().skip(1).filter(|a| !is_root(a)) {
+                    names.insert(folder.to_path_buf(), Node::Folder);
+                }
+                // Files made later come later: they replace.
+                names.insert(path, Node::File(file));
+            }
+        }
+        let files =
+            files.into_iter().map(|file| Content { durable: file.bytes.clone(), ..file }).collect();
+        let after = State {
+            durable_names: names.clone(),
+            names,
+            files,
             free_bytes: state.free_bytes,
             ..State::default()
         };

@@ -36,8 +36,6 @@ const NAP: Duration = Duration::from_micros(500);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(500);
 /// A segment whose time is over is closed once nothing came for so long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-/// After a failed write it is tried again this often, on a new segment.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 /// Options of the writer.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +46,8 @@ pub struct WriterOptions {
     pub rotate_every: Duration,
     /// Nothing is written while less is free, in bytes.
     pub min_free: u64,
+    /// After a failed write it is tried again this often, on a new segment.
+    pub retry_every: Duration,
 }
 
 /// Where the tape of one feed goes on.
@@ -81,25 +81,7 @@ pub fn spawn(
     stats: Arc<RecorderStats>,
     give_up: Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
-    let now = mono_now();
-    let writer = Writer {
-        options,
-        storage,
-        open: tapes.iter().map(|_| None).collect(),
-        dirty: Vec::with_capacity(tapes.len()),
-        lost: vec![(0, 0); tapes.len()],
-        tapes,
-        host: clock::host_name(),
-        boot_id: clock::boot_id(),
-        pool,
-        syncer,
-        stats,
-        give_up,
-        gave_up: false,
-        space_is_low: false,
-        flush_by: None,
-        housekeeping_at: now,
-    };
+    let writer = Writer::new(options, storage, tapes, pool, syncer, stats, give_up);
     thread::Builder::new()
         .name("writer".to_string())
         .stack_size(STACK_BYTES)
@@ -113,8 +95,6 @@ struct Writer {
     open: Vec<Option<Segment>>,
     /// Feeds whose segments hold bytes that are not with the kernel.
     dirty: Vec<FeedId>,
-    /// Messages and bytes of each feed that were given up when the recorder ended.
-    lost: Vec<(u64, u64)>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -128,6 +108,34 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(
+        options: WriterOptions,
+        storage: Arc<dyn Storage>,
+        tapes: Vec<Tape>,
+        pool: Arc<Pool>,
+        syncer: Sender<SyncItem>,
+        stats: Arc<RecorderStats>,
+        give_up: Receiver<()>,
+    ) -> Writer {
+        Writer {
+            options,
+            storage,
+            open: tapes.iter().map(|_| None).collect(),
+            dirty: Vec::with_capacity(tapes.len()),
+            tapes,
+            host: clock::host_name(),
+            boot_id: clock::boot_id(),
+            pool,
+            syncer,
+            stats,
+            give_up,
+            gave_up: false,
+            space_is_low: false,
+            flush_by: None,
+            housekeeping_at: mono_now(),
+        }
+    }
+
     fn run(mut self, parcels: &Receiver<Parcel>) {
         loop {
             let now = mono_now();
@@ -146,10 +154,13 @@ impl Writer {
                 self.housekeeping();
             }
         }
+        self.close_all();
+    }
+
+    fn close_all(&mut self) {
         for feed in 0..self.tapes.len() {
             self.close(feed);
         }
-        self.report_lost();
     }
 
     fn handle_all(&mut self, parcels: &Receiver<Parcel>) {
@@ -161,10 +172,6 @@ impl Writer {
                 self.flush_all();
                 self.flush_by = Some(now.after(self.options.flush_every));
                 self.stats.writer_rounds.add(1);
-            }
-            // A disk slower than the feeds never lets the channel run empty.
-            if now >= self.housekeeping_at {
-                self.housekeeping();
             }
         }
     }
@@ -211,15 +218,15 @@ impl Writer {
             self.open_segment(feed, lines, now).map_err(|error| (error, Tried::Open))?;
         }
         let segment = self.open[feed].as_mut().expect("it was just opened");
-        let before = (segment.lines(), segment.bytes());
+        let before = segment.bytes();
         let mut taken = 0;
         let result = segment.append(lines.bytes, lines.lines, lines.last_ts, now, &mut taken);
-        let added = (segment.lines() - before.0, segment.bytes() - before.1);
+        let (next_index, added) = (segment.next_index(), segment.bytes() - before);
         if !self.dirty.contains(&feed) {
             self.dirty.push(feed);
         }
-        self.tapes[feed].next_index += added.0;
-        self.tapes[feed].stats.tape_bytes.add(added.1);
+        self.tapes[feed].next_index = next_index;
+        self.tapes[feed].stats.tape_bytes.add(added);
         result.map_err(|error| (error, Tried::Append { taken }))
     }
 
@@ -227,7 +234,7 @@ impl Writer {
         let tape = &mut self.tapes[feed];
         let mut segment = loop {
             let name = SegmentName::new(&tape.name, tape.next_number, lines.first_ts);
-            match Segment::create(&*self.storage, name, now) {
+            match Segment::create(&*self.storage, name, tape.next_index, now) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     log::warn!("{}: segment {} is there already", tape.name, tape.next_number);
                     tape.next_number += 1;
@@ -261,7 +268,7 @@ impl Writer {
             return Err(error);
         }
         tape.next_number += 1;
-        tape.next_index += 1;
+        tape.next_index = segment.next_index();
         tape.stats.segments.add(1);
         tape.stats.tape_bytes.add(line.len() as u64);
         let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
@@ -282,7 +289,7 @@ impl Writer {
         if self.stats.disk_stalled.get() == 0 {
             log::error!(
                 "{name}: can't write to the tape: {error}; tried again every {} s",
-                RETRY_EVERY.as_secs()
+                self.options.retry_every.as_secs()
             );
         }
         self.dirty.retain(|dirty| *dirty != feed);
@@ -293,16 +300,12 @@ impl Writer {
         let Some(segment) = self.open[feed].take() else {
             return lines.bytes.to_vec();
         };
-        let lines_before = segment.lines();
-        let first_index = self.tapes[feed].next_index - lines_before;
-        let Abandoned { carry, lines_kept, ended, lines_lost } =
-            segment.abandon(lines.bytes, taken);
+        let Abandoned { carry, next_index, ended, lines_lost } =
+            segment.abandon(&lines.bytes[taken..]);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
         }
-        // Where it has no `end`, recovery will add a `recovered` and an `end`.
-        let next_index = first_index + lines_kept + if ended { 0 } else { 2 };
         self.tapes[feed].next_index = next_index;
         self.tell_syncer(if ended {
             SyncItem::Finished { feed, next_index }
@@ -318,7 +321,7 @@ impl Writer {
             return false;
         }
         self.stats.disk_stalled.set(1);
-        match self.give_up.recv_timeout(RETRY_EVERY) {
+        match self.give_up.recv_timeout(self.options.retry_every) {
             Err(RecvTimeoutError::Timeout) => {
                 self.stats.writer_rounds.add(1);
                 true
@@ -340,18 +343,9 @@ impl Writer {
                 bytes += line.message_bytes() as u64;
             }
         }
-        let lost = &mut self.lost[feed];
-        *lost = (lost.0 + messages, lost.1 + bytes);
-    }
-
-    /// What could not be written in the end: no gap on the tape tells of it, but the report does.
-    fn report_lost(&self) {
-        for (tape, (messages, bytes)) in self.tapes.iter().zip(&self.lost) {
-            if *messages > 0 {
-                tape.stats.gaps.count(GapReason::Disk, *messages, *bytes);
-                log::error!("{}: {messages} messages are lost: the disk takes nothing", tape.name);
-            }
-        }
+        self.tapes[feed].stats.gaps.count(GapReason::Disk, messages, bytes);
+        let name = &self.tapes[feed].name;
+        log::error!("{name}: {messages} messages are lost: the disk takes nothing");
     }
 
     /// Waits until more than `--min-free` is free; `false`: the recorder ends, give up.
@@ -396,16 +390,14 @@ impl Writer {
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
-        let before = (segment.lines(), segment.bytes());
-        let ended = segment.end();
-        // Where it fails after all, what was counted is taken back with the segment.
-        self.tapes[feed].next_index += segment.lines() - before.0;
-        match ended {
+        let before = segment.bytes();
+        match segment.end() {
             Ok(()) => {
-                self.tapes[feed].stats.tape_bytes.add(segment.bytes() - before.1);
+                self.tapes[feed].stats.tape_bytes.add(segment.bytes() - before);
+                let next_index = segment.next_index();
                 self.open[feed] = None;
                 self.dirty.retain(|dirty| *dirty != feed);
-                let next_index = self.tapes[feed].next_index;
+                self.tapes[feed].next_index = next_index;
                 self.tell_syncer(SyncItem::Finished { feed, next_index });
             }
             Err(error) => self.rescue(feed, &error),
@@ -516,3 +508,6 @@ impl Lines<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,399 @@
+//! Every operation of the disk failed and crashed at, in a scripted run of recording, syncing,
+//! rotating and sealing; then recovery, and a look at what is left.
+//!
+//! All is done on one thread, step by step, so that operation number k is the same one each time.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::*;
+use crate::block::{PoolPlan, channel};
+use crate::feed::lines::{EventStamp, Lines as FeedLines, Rotation};
+use crate::recovery;
+use crate::sealer::{Compression, seal_all_plain};
+use crate::storage::memory::{Fault, MemoryDisk};
+use crate::syncer::{FsyncPolicy, SyncItem, Syncer};
+use crate::tape::line::{Encoding, Kind};
+use crate::tape::name::Form;
+use crate::tools::Outcome;
+use crate::tools::verify::{self, VerifyArgs};
+
+const FEEDS: usize = 2;
+/// Small enough for several segments, large enough for marks.
+const ROTATE_BYTES: u64 = 2_500_000;
+
+/// One step of a run.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// So many messages of so many bytes on a feed, handed over and flushed.
+    Messages { feed: FeedId, count: usize, bytes: usize },
+    /// A turn of the syncer.
+    Sync,
+    /// A new segment on a feed.
+    Rotate { feed: FeedId },
+    /// Whatever is finished is sealed.
+    Seal,
+}
+
+/// Recording in one thread, on a disk in memory.
+struct Rig {
+    disk: MemoryDisk,
+    writer: Writer,
+    syncer: Syncer,
+    items: Receiver<SyncItem>,
+    parcels: Receiver<Parcel>,
+    lines: Vec<FeedLines>,
+    stats: Vec<Arc<FeedStats>>,
+    give_up: Option<Sender<()>>,
+    /// What each feed's messages were, in order.
+    accepted: Vec<Vec<String>>,
+    /// How many of them are durable for sure.
+    synced: Vec<usize>,
+    now: UnixNs,
+}
+
+fn feed_name(feed: FeedId) -> FeedName {
+    FeedName::new(&format!("f{feed}")).unwrap()
+}
+
+impl Rig {
+    fn new(disk: &MemoryDisk) -> Rig {
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let plan = PoolPlan { block_bytes: 4096, blocks: 64, blocks_per_feed: 32 };
+        let pool = Arc::new(Pool::new(plan, FEEDS));
+        let (sender, parcels) = channel(plan, FEEDS);
+        let (to_syncer, items) = bounded(1000);
+        let (give_up, given_up) = bounded(0);
+        let rotation = Rotation { every: Duration::from_secs(3600), bytes: ROTATE_BYTES };
+        let (mut tapes, mut lines, mut stats) = (Vec::new(), Vec::new(), Vec::new());
+        for feed in 0..FEEDS {
+            let start = recovery::prepare(disk, &feed_name(feed)).unwrap();
+            let counters = Arc::new(FeedStats::default());
+            tapes.push(Tape {
+                name: feed_name(feed),
+                url: "ws://h/".to_string(),
+                next_number: start.next_number,
+                next_index: start.next_index,
+                stats: counters.clone(),
+            });
+            let (pool, sender, counters) = (pool.clone(), sender.clone(), counters.clone());
+            stats.push(counters.clone());
+            lines.push(FeedLines::new(feed, pool, sender, counters, rotation, start.last_ts));
+        }
+        let options = WriterOptions {
+            flush_every: Duration::from_millis(100),
+            rotate_every: rotation.every,
+            min_free: 0,
+            retry_every: Duration::from_millis(1),
+        };
+        let recorder = Arc::new(RecorderStats::default());
+        let mut writer =
+            Writer::new(options, storage.clone(), tapes, pool, to_syncer, recorder, given_up);
+        // The machine is another one after a crash.
+        writer.boot_id = "the boot before".to_string();
+        let policy = FsyncPolicy::Every(Duration::from_secs(1));
+        let syncer = Syncer::new(storage, policy, Box::new(|_| {}));
+        Rig {
+            disk: disk.clone(),
+            writer,
+            syncer,
+            items,
+            parcels,
+            lines,
+            stats,
+            give_up: Some(give_up),
+            accepted: vec![Vec::new(); FEEDS],
+            synced: vec![0; FEEDS],
+            now: 1_700_000_000_000_000_000,
+        }
+    }
+
+    /// From now on the writer gives up at once where the disk takes nothing.
+    fn give_up(&mut self) {
+        self.give_up = None;
+    }
+
+    fn step(&mut self, step: Step, compression: Compression) {
+        match step {
+            Step::Messages { feed, count, bytes } => {
+                for _ in 0..count {
+                    self.message(feed, bytes);
+                }
+                self.lines[feed].hand_over();
+                self.write();
+            }
+            Step::Sync => {
+                let flushed: Vec<usize> = self.accepted.iter().map(Vec::len).collect();
+                let healthy = self.no_loss();
+                let before = self.disk.log().iter().filter(|op| op.contains(": failed")).count();
+                self.syncer.sync_all();
+                let after = self.disk.log().iter().filter(|op| op.contains(": failed")).count();
+                if healthy && before == after {
+                    self.synced = flushed;
+                }
+            }
+            Step::Rotate { feed } => {
+                self.lines[feed].rotate();
+                self.write();
+            }
+            Step::Seal => {
+                seal_all_plain(&self.disk, compression, &|| false, &mut |_| {});
+            }
+        }
+    }
+
+    fn no_loss(&self) -> bool {
+        self.stats.iter().all(|stats| !stats.gaps.is_our_loss())
+    }
+
+    fn message(&mut self, feed: FeedId, bytes: usize) {
+        let mut text = format!("{feed} {} ", self.accepted[feed].len());
+        text.extend(std::iter::repeat_n('x', bytes));
+        self.now += 1_000_000;
+        while self.lines[feed].message(self.now, &Encoding::of_text(text.as_bytes())).is_err() {
+            self.write();
+        }
+        self.accepted[feed].push(text);
+    }
+
+    fn write(&mut self) {
+        while let Ok(parcel) = self.parcels.try_recv() {
+            self.writer.handle(parcel);
+            self.tell_syncer();
+        }
+        self.writer.flush_all();
+        self.tell_syncer();
+    }
+
+    fn tell_syncer(&mut self) {
+        for item in self.items.try_iter() {
+            self.syncer.handle(item);
+        }
+    }
+
+    fn end(&mut self, compression: Compression) {
+        for lines in &mut self.lines {
+            lines.end(Duration::ZERO);
+        }
+        self.write();
+        self.writer.close_all();
+        self.tell_syncer();
+        self.syncer.end();
+        seal_all_plain(&self.disk, compression, &|| false, &mut |_| {});
+    }
+}
+
+/// Recording on two feeds: small and large messages, syncs, rotations by hand and by size, seals.
+fn script() -> Vec<Step> {
+    let small = |feed| Step::Messages { feed, count: 5, bytes: 40 };
+    let large = |feed| Step::Messages { feed, count: 4, bytes: 300_000 };
+    vec![
+        small(0),
+        small(1),
+        Step::Sync,
+        large(0),
+        small(0),
+        small(1),
+        Step::Sync,
+        large(0),
+        Step::Rotate { feed: 1 },
+        small(1),
+        Step::Sync,
+        Step::Seal,
+        large(0),
+        small(0),
+        Step::Rotate { feed: 0 },
+        Step::Sync,
+        small(0),
+        small(1),
+        Step::Seal,
+        Step::Sync,
+        small(1),
+    ]
+}
+
+/// The messages of each feed, in the order of their segments, as a reader finds them.
+fn messages_on(disk: &MemoryDisk) -> Vec<Vec<String>> {
+    let mut best: HashMap<(String, u64), (Form, PathBuf)> = HashMap::new();
+    for path in disk.files() {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        if let Some((name, form)) = SegmentName::parse(file) {
+            let entry = best
+                .entry((name.feed.to_string(), name.number))
+                .or_insert_with(|| (form, path.clone()));
+            if form > entry.0 {
+                *entry = (form, path);
+            }
+        }
+    }
+    let mut segments: Vec<_> = best.into_iter().collect();
+    segments.sort();
+    let mut messages = vec![Vec::new(); FEEDS];
+    for ((feed, _), (form, path)) in segments {
+        let stored = disk.contents(&path).unwrap();
+        let mut plain = Vec::new();
+        match form {
+            Form::Zstd => plain = zstd::decode_all(&stored[..]).unwrap(),
+            Form::Gzip => {
+                flate2::read::MultiGzDecoder::new(&stored[..]).read_to_end(&mut plain).unwrap();
+            }
+            Form::Open | Form::Plain => plain = stored,
+        }
+        let feed: usize = feed[1..].parse().unwrap();
+        for line in plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line = Line::parse(line).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            if line.kind != Kind::Event {
+                messages[feed].push(String::from_utf8(line.raw.to_vec()).unwrap());
+            }
+        }
+    }
+    messages
+}
+
+/// Whether `verify` has nothing to say about the recording.
+fn verify(disk: &MemoryDisk) -> Result<(), String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut any = false;
+    for path in disk.files() {
+        let to = dir.path().join(&path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::write(&to, disk.contents(&path).unwrap()).unwrap();
+        any |= SegmentName::parse(path.file_name().unwrap().to_str().unwrap()).is_some();
+    }
+    if !any {
+        return Ok(());
+    }
+    let mut said = Vec::new();
+    let args = VerifyArgs { paths: vec![dir.path().to_path_buf()] };
+    match verify::run(&args, &mut said) {
+        Ok(Outcome::Clean) => Ok(()),
+        other => Err(format!("{other:?}: {}", String::from_utf8_lossy(&said))),
+    }
+}
+
+/// After a crash: recovers, and compares with what was accepted and synced.
+fn check_crashed(context: &str, rig: &Rig, disk: &MemoryDisk, compression: Compression) {
+    let show = || format!("{context}\n{}", rig.disk.log().join("\n"));
+    for feed in 0..FEEDS {
+        recovery::prepare(disk, &feed_name(feed)).unwrap_or_else(|e| panic!("{e}: {}", show()));
+    }
+    seal_all_plain(disk, compression, &|| false, &mut |_| {});
+    for (feed, found) in messages_on(disk).iter().enumerate() {
+        let accepted = &rig.accepted[feed];
+        assert!(found.len() <= accepted.len(), "feed {feed} has too many: {}", show());
+        for (n, (found, accepted)) in found.iter().zip(accepted).enumerate() {
+            assert!(found == accepted, "feed {feed}, message {n} differs: {}", show());
+        }
+        let synced = rig.synced[feed];
+        assert!(found.len() >= synced, "feed {feed}: {} of {synced}: {}", found.len(), show());
+    }
+    verify(disk).unwrap_or_else(|said| panic!("{said}: {}", show()));
+}
+
+#[test]
+fn an_undisturbed_run_holds_all() {
+    for compression in [Compression::None, Compression::Zstd { level: 3 }] {
+        let disk = MemoryDisk::new();
+        let mut rig = Rig::new(&disk);
+        for step in script() {
+            rig.step(step, compression);
+        }
+        rig.end(compression);
+        assert_eq!(messages_on(&disk), rig.accepted);
+        verify(&disk).unwrap();
+        assert!(rig.no_loss());
+    }
+}
+
+#[test]
+fn a_crash_at_every_operation_keeps_what_was_synced() {
+    let compression = Compression::Zstd { level: 1 };
+    for k in 0.. {
+        let disk = MemoryDisk::new();
+        let mut rig = Rig::new(&disk);
+        // Counted from here: a new recording is prepared without incident.
+        let k = disk.operations() + k;
+        disk.fail_from(k, io::ErrorKind::Other);
+        rig.give_up();
+        let mut crashed = false;
+        for step in script() {
+            rig.step(step, compression);
+            crashed = disk.operations() > k;
+            if crashed {
+                break;
+            }
+        }
+        check_crashed(&format!("crash at {k}"), &rig, &disk.crash(), compression);
+        for seed in 0..3 {
+            let torn = disk.crash_torn(seed);
+            check_crashed(&format!("torn crash at {k}, seed {seed}"), &rig, &torn, compression);
+        }
+        if !crashed {
+            assert!(k > 100, "the script has operations to crash at");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_failure_of_every_operation_loses_nothing_unsaid() {
+    let compression = Compression::Zstd { level: 1 };
+    for fault in [Fault::Fail(io::ErrorKind::StorageFull), Fault::Short(100)] {
+        for k in 0.. {
+            let disk = MemoryDisk::new();
+            let mut rig = Rig::new(&disk);
+            let at = disk.operations() + k;
+            disk.fault_at(at, fault);
+            for step in script() {
+                rig.step(step, compression);
+            }
+            rig.end(compression);
+            let context = format!("{fault:?} at {k}:\n{}", disk.log().join("\n"));
+            // What stayed open is for the next start.
+            for feed in 0..FEEDS {
+                recovery::prepare(&disk, &feed_name(feed)).unwrap();
+            }
+            seal_all_plain(&disk, compression, &|| false, &mut |_| {});
+            let found = messages_on(&disk);
+            for feed in 0..FEEDS {
+                let lost: u64 = rig.stats[feed].gaps.figures().iter().map(|g| g.messages).sum();
+                assert_eq!(
+                    found[feed].len() as u64 + lost,
+                    rig.accepted[feed].len() as u64,
+                    "feed {feed}: {context}"
+                );
+                let mut rest = rig.accepted[feed].iter();
+                for message in &found[feed] {
+                    assert!(rest.any(|accepted| accepted == message), "order: {context}");
+                }
+            }
+            verify(&disk).unwrap_or_else(|said| panic!("{said}: {context}"));
+            if disk.operations() <= at + 1 || k > 2000 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn events_keep_their_place_when_the_disk_fails() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
+    rig.lines[0].event(EventStamp::Previous, &Event::Stale { conn: 1, after_ms: 7, at: 8 });
+    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
+    rig.end(Compression::None);
+    assert_eq!(messages_on(&disk)[0].len(), 2);
+    let all: String = disk
+        .files()
+        .iter()
+        .filter(|path| path.starts_with("feed=f0"))
+        .map(|path| String::from_utf8_lossy(&disk.contents(path).unwrap()).into_owned())
+        .collect();
+    assert_eq!(all.matches("\"stale\"").count(), 1, "{all}");
+    verify(&disk).unwrap();
+}
