@@ -95,6 +95,8 @@ struct Writer {
     open: Vec<Option<Segment>>,
     /// Feeds whose segments hold bytes that are not with the kernel.
     dirty: Vec<FeedId>,
+    /// Messages and bytes of each feed that were given up when the recorder ended.
+    lost: Vec<(u64, u64)>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -122,6 +124,7 @@ impl Writer {
             storage,
             open: tapes.iter().map(|_| None).collect(),
             dirty: Vec::with_capacity(tapes.len()),
+            lost: vec![(0, 0); tapes.len()],
             tapes,
             host: clock::host_name(),
             boot_id: clock::boot_id(),
@@ -161,6 +164,7 @@ impl Writer {
         for feed in 0..self.tapes.len() {
             self.close(feed);
         }
+        self.report_lost();
     }
 
     fn handle_all(&mut self, parcels: &Receiver<Parcel>) {
@@ -172,6 +176,10 @@ impl Writer {
                 self.flush_all();
                 self.flush_by = Some(now.after(self.options.flush_every));
                 self.stats.writer_rounds.add(1);
+            }
+            // A disk slower than the feeds never lets the channel run empty.
+            if now >= self.housekeeping_at {
+                self.housekeeping();
             }
         }
     }
@@ -301,7 +309,7 @@ impl Writer {
             return lines.bytes.to_vec();
         };
         let Abandoned { carry, next_index, ended, lines_lost } =
-            segment.abandon(&lines.bytes[taken..]);
+            segment.abandon(lines.bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
@@ -343,9 +351,18 @@ impl Writer {
                 bytes += line.message_bytes() as u64;
             }
         }
-        self.tapes[feed].stats.gaps.count(GapReason::Disk, messages, bytes);
-        let name = &self.tapes[feed].name;
-        log::error!("{name}: {messages} messages are lost: the disk takes nothing");
+        let lost = &mut self.lost[feed];
+        *lost = (lost.0 + messages, lost.1 + bytes);
+    }
+
+    /// What could not be written in the end: no gap on the tape tells of it, but the report does.
+    fn report_lost(&self) {
+        for (tape, (messages, bytes)) in self.tapes.iter().zip(&self.lost) {
+            if *messages > 0 {
+                tape.stats.gaps.count(GapReason::Disk, *messages, *bytes);
+                log::error!("{}: {messages} messages are lost: the disk takes nothing", tape.name);
+            }
+        }
     }
 
     /// Waits until more than `--min-free` is free; `false`: the recorder ends, give up.

@@ -207,8 +207,9 @@ impl Segment {
     }
 
     /// Gives the segment up after an error: cuts it to its last whole line, ends it if the disk
-    /// allows, and returns the lines that are not on disk. `rest` is what an append did not take.
-    pub fn abandon(self, rest: &[u8]) -> Abandoned {
+    /// allows, and returns the lines that are not on disk. Of `chunk`, whose append failed, `taken`
+    /// bytes were taken.
+    pub fn abandon(self, chunk: &[u8], taken: usize) -> Abandoned {
         let Segment { file, out, first_index, lines, bytes, marks, last_ts, .. } = self;
         // A BufWriter that is dropped would write once more, so it is taken apart.
         let (appender, buffered) = out.into_parts();
@@ -221,12 +222,14 @@ impl Segment {
         };
         let mut carry = torn;
         carry.extend_from_slice(&buffered);
-        // `lines` counts whole appends; the one that failed was partly taken.
-        let taken_lines = count_lines(&carry);
+        // `lines` counts whole appends; the one that failed may have been taken in part, and of
+        // that part some may be on disk. An append that was taken whole failed at its mark.
+        let (part, rest) = chunk.split_at(taken);
+        let taken_lines = if rest.is_empty() { lines } else { lines + count_lines(part) };
+        let lines_kept = taken_lines.saturating_sub(count_lines(&carry));
         carry.extend_from_slice(rest);
         // Only a mark or an end of which a part was taken has no end here.
         carry.truncate(memchr::memrchr(b'\n', &carry).map_or(0, |at| at + 1));
-        let lines_kept = lines.saturating_sub(taken_lines.min(lines));
         let carry = without_marks(carry);
         let ended =
             lines_lost == 0 && end_after_cut(&*file, keep, lines_kept, marks, last_ts).is_ok();
@@ -312,7 +315,8 @@ fn end_after_cut(
         keep_last_stamp(&mut last_line, &buf[..piece]);
         at += piece as u64;
     }
-    let ts = Line::parse(&last_line).map_or(last_ts, |line| line.ts.min(last_ts));
+    // The last line may be of the append that failed: then `last_ts` is older.
+    let ts = Line::parse(&last_line).map_or(last_ts, |line| line.ts);
     let mut line = [0; MARK_LINE_BYTES_MAX];
     let counts = Counts { lines, bytes: keep, crc32c: Crc32c(crc) };
     let len = mark_line(&Event::End(counts), ts, &mut line)?;
@@ -395,5 +399,91 @@ impl From<&Segment> for SegmentFile {
             file: segment.file.clone(),
             progress: segment.progress.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::memory::{Fault, MemoryDisk};
+    use crate::tape::name::FeedName;
+
+    const FIRST_TS: UnixNs = 1_700_000_000_000_000_000;
+
+    /// Lines with rising stamps, `bytes` or so in all.
+    fn chunk(next: &mut u64, bytes: usize) -> (Vec<u8>, u64, UnixNs) {
+        let (mut chunk, mut lines) = (Vec::new(), 0);
+        while chunk.len() < bytes {
+            *next += 1;
+            lines += 1;
+            let ts = FIRST_TS + *next;
+            chunk.extend_from_slice(format!("{ts} message {next} {}\n", "x".repeat(80)).as_bytes());
+        }
+        (chunk, lines, FIRST_TS + *next)
+    }
+
+    /// Writes chunks of these sizes and the end. Operation `n` takes 100 bytes if it is `short`,
+    /// and all fails from there until the segment is given up. Returns what was to be written,
+    /// the file, and what is left of the segment; `None`: it went well.
+    fn write(sizes: &[usize], n: u64, short: bool) -> Option<(Vec<u8>, Vec<u8>, Abandoned)> {
+        let disk = MemoryDisk::new();
+        let feed = FeedName::new("f").expect("a valid name");
+        let name = SegmentName::new(&feed, 0, FIRST_TS);
+        let path = name.path(Form::Open);
+        let mut segment = Segment::create(&disk, name, 0, Mono(0)).expect("no fault yet");
+        let (mut next, mut sent, mut failed) = (0, Vec::new(), None);
+        let at = disk.operations() + n;
+        if short {
+            disk.fault_at(at, Fault::Short(100));
+        }
+        disk.fail_from(at + u64::from(short), io::ErrorKind::StorageFull);
+        for size in sizes {
+            let (chunk, lines, last_ts) = chunk(&mut next, *size);
+            sent.extend_from_slice(&chunk);
+            let mut taken = 0;
+            let now = Mono(0);
+            if segment.append(&chunk, lines, last_ts, now, &mut taken).is_err() {
+                failed = Some((chunk, taken));
+                break;
+            }
+        }
+        if failed.is_none() && segment.end().is_err() {
+            failed = Some((Vec::new(), 0));
+        }
+        let (chunk, taken) = failed?;
+        disk.clear_faults();
+        let abandoned = segment.abandon(&chunk, taken);
+        Some((sent, disk.contents(&path).unwrap_or_default(), abandoned))
+    }
+
+    /// Found on a full disk: the `end` of a segment whose last append was taken in part counted
+    /// too few lines, with a stamp before that of the last one.
+    #[test]
+    fn what_is_kept_and_what_is_carried_are_all_there_is() {
+        let sizes = [300, 5000, 20_000, 60_000, 100, 1 << 20, 9000, 50];
+        let mut given_up = 0;
+        for (n, short) in (0..).flat_map(|n| [(n, false), (n, true)]) {
+            let Some((sent, file, abandoned)) = write(&sizes, n, short) else {
+                break;
+            };
+            given_up += 1;
+            let lines: Vec<Line<'_>> = file
+                .split_inclusive(|byte| *byte == b'\n')
+                .map(|line| Line::parse(line).expect("whole lines"))
+                .collect();
+            let at = format!("operation {n}, short: {short}");
+            assert!(lines.is_sorted_by_key(|line| line.ts), "{at}: stamps go back");
+            let free = if abandoned.ended { 0 } else { 2 };
+            assert_eq!(lines.len() as u64 + free, abandoned.next_index, "{at}");
+            if abandoned.ended {
+                let end = lines.last().expect("an end");
+                let counts: Counts = serde_json::from_slice(end.raw).expect("counts");
+                assert_eq!(counts.lines + 1, lines.len() as u64, "{at}: the end's count");
+            }
+            let mut seen = without_marks(file.clone());
+            seen.extend_from_slice(&abandoned.carry);
+            assert!(seen == sent, "{at}: {} of {} bytes", seen.len(), sent.len());
+        }
+        assert!(given_up > 8, "only {given_up}");
     }
 }

@@ -155,6 +155,9 @@ enum NextIndex {
     Unknown,
     /// After a finished segment.
     Exactly(u64),
+    /// After one that a crash of the machine cut: it says so itself, and what it lost has its
+    /// indices still.
+    AtLeast(u64),
     /// After one that was left open: the recorder leaves two indices free for what recovery adds.
     OrTwoMore(u64),
 }
@@ -165,6 +168,7 @@ impl NextIndex {
         match self {
             NextIndex::Unknown => None,
             NextIndex::Exactly(index) => (found != index).then(|| index.to_string()),
+            NextIndex::AtLeast(index) => (found < index).then(|| format!("{index} or more")),
             NextIndex::OrTwoMore(index) => (found != index && found != index.saturating_add(2))
                 .then(|| format!("{index} or {}", index.saturating_add(2))),
         }
@@ -281,6 +285,7 @@ fn verify_segment(
     totals.gaps.add(check.gaps());
     let findings = report.end_file(&path)?;
     Ok(match check.next_index() {
+        Some(index) if findings == 0 && check.was_recovered() => NextIndex::AtLeast(index),
         Some(index) if findings == 0 && check.has_ended() => NextIndex::Exactly(index),
         Some(index) if findings == 0 => NextIndex::OrTwoMore(index),
         Some(_) | None => NextIndex::Unknown,

@@ -70,6 +70,7 @@ pub(super) struct SegmentCheck {
     bytes_shift: u64,
     has_ended: bool,
     told_after_end: bool,
+    was_recovered: bool,
     /// The payload of a long line on its way.
     long: Option<PayloadDecoder>,
     scratch: Vec<u8>,
@@ -92,6 +93,7 @@ impl SegmentCheck {
             bytes_shift: 0,
             has_ended: false,
             told_after_end: false,
+            was_recovered: false,
             long: None,
             scratch: Vec::new(),
             gaps: Gaps::default(),
@@ -163,6 +165,11 @@ impl SegmentCheck {
     }
 
     /// Index of the line after the last one.
+    /// Whether recovery ended it: lines after the ones it has may be lost.
+    pub(super) fn was_recovered(&self) -> bool {
+        self.was_recovered
+    }
+
     pub(super) fn next_index(&self) -> Option<u64> {
         self.header.as_ref()?.first_index.checked_add(self.lines)
     }
@@ -259,6 +266,7 @@ impl SegmentCheck {
                 self.counts(piece, line, last_ts, Event::End);
                 self.has_ended = true;
             }
+            Some("recovered") => self.was_recovered = true,
             Some("segment") if self.lines > 0 => {
                 self.found("a second header".to_string());
             }
