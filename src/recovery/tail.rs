@@ -64,20 +64,47 @@ pub(super) fn of_segment(
     Ok(understand(&head, &tail))
 }
 
-fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
+/// Index of the segment's header; `None` where it can't be understood.
+pub(super) fn first_index(
+    storage: &dyn Storage,
+    path: &Path,
+    form: Form,
+) -> io::Result<Option<u64>> {
+    let mut source: Box<dyn Read> = match form {
+        Form::Open | Form::Plain => Box::new(Cursor::new(storage.open(path)?)),
+        Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(Cursor::new(storage.open(path)?))),
+        Form::Zstd => Box::new(zstd::Decoder::new(Cursor::new(storage.open(path)?))?),
+    };
+    let mut head = vec![0; EVENT_LINE_BYTES_MAX];
+    let mut done = 0;
+    while done < head.len() && !head[..done].contains(&b'\n') {
+        match source.read(&mut head[done..])? {
+            0 => break,
+            bytes => done += bytes,
+        }
+    }
+    Ok(header_index(&head[..done]))
+}
+
+fn header_index(head: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Header {
         first_index: u64,
     }
     let header = head.split(|byte| *byte == b'\n').next()?;
     let header: Header = serde_json::from_slice(header.get(TS_DIGITS + 1..)?).ok()?;
+    Some(header.first_index)
+}
+
+fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
+    let first_index = header_index(head)?;
     let last = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
     let line = Line::parse(last).ok()?;
     if !line.raw.starts_with(b"{\"event\":\"end\",") {
         return None;
     }
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
-    Some(Tail { next_index: header.first_index + counts.lines + 1, last_ts: line.ts })
+    Some(Tail { next_index: first_index + counts.lines + 1, last_ts: line.ts })
 }
 
 /// The first and the last bytes of a stream, in little memory.
