@@ -54,7 +54,11 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
         });
         let name = segments[n].0.clone();
         let path = name.path(Form::Open);
-        segments[n].1 = finish_open(storage, &name, &boot_id, next_first).map_err(at(&path))?;
+        match finish_open(storage, &name, &boot_id, next_first).map_err(at(&path))? {
+            Some(form) => segments[n].1 = form,
+            // Its number is free again: a segment that never held a line is none that is missing.
+            None => drop(segments.remove(n)),
+        }
     }
     let mut start = Start {
         next_number: next.map_or(0, |next| next.segment),
@@ -132,13 +136,14 @@ fn find_segments(
     Ok(found)
 }
 
-/// Cuts an open segment to its whole lines, ends it, and gives it its final name.
+/// Cuts an open segment to its whole lines, ends it, and gives it its final name; `None` where it
+/// was empty and is gone.
 fn finish_open(
     storage: &dyn Storage,
     name: &SegmentName,
     boot_id: &str,
     next_first: Option<u64>,
-) -> io::Result<Form> {
+) -> io::Result<Option<Form>> {
     let path = name.path(Form::Open);
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
@@ -185,20 +190,20 @@ fn finish_open(
         },
         scan.lines
     );
-    Ok(Form::Plain)
+    Ok(Some(Form::Plain))
 }
 
 /// An open segment that does not even have its header: nothing of it is a line of the tape.
-fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Form> {
+fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Option<Form>> {
     if bytes == 0 {
         log::warn!("removed '{}': a crash left it empty", path.display());
         storage.remove(path)?;
-        return Ok(Form::Open);
+        return Ok(None);
     }
     let damaged = PathBuf::from(format!("{}.damaged", path.display()));
     log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
     storage.rename(path, &damaged)?;
-    Ok(Form::Open)
+    Ok(Some(Form::Open))
 }
 
 /// Keeps the bytes after the last line aside: after a crash of the machine they may be anything,

@@ -146,6 +146,16 @@ fn what_has_no_header_is_kept_aside_and_its_number_is_not_used_again() {
     assert_eq!(disk.contents(&damaged).as_deref(), Some(&b"garbage"[..]));
 }
 
+/// verify said that a segment is missing where none had ever held a line.
+#[test]
+fn an_empty_one_is_removed_and_its_number_is_used() {
+    let disk = MemoryDisk::default();
+    disk.put(&name().path(Form::Open), b"");
+    let start = prepare(&disk, &name().feed).unwrap();
+    assert_eq!((start.next_number, start.next_index, start.last_ts), (0, 0, None));
+    assert_eq!(disk.files(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn an_ended_segment_only_lacks_its_name() {
     let mut whole = segment(&clock::boot_id(), 10, 1 << 20);
