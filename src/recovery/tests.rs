@@ -150,7 +150,7 @@ fn what_has_no_header_is_kept_aside_and_its_number_is_not_used_again() {
 #[test]
 fn an_empty_one_is_removed_and_its_number_is_used() {
     let disk = MemoryDisk::default();
-    disk.put(&name().path(Form::Open), b"");
+    disk.put(name().path(Form::Open), b"");
     let start = prepare(&disk, &name().feed).unwrap();
     assert_eq!((start.next_number, start.next_index, start.last_ts), (0, 0, None));
     assert_eq!(disk.files(), Vec::<PathBuf>::new());
