@@ -154,6 +154,7 @@ impl Recorder {
                 pool.clone(),
                 parcels.clone(),
                 view.stats.clone(),
+                stats.clone(),
                 options.rotation,
                 starts[id].last_ts,
             );

@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, ClockWatch, Mono, Reading, Step, UnixNs};
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, RecorderStats};
 use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::{Encoding, Stamp, TS_DIGITS};
@@ -78,6 +78,8 @@ pub struct Lines {
     pool: Arc<Pool>,
     writer: Sender<Parcel>,
     stats: Arc<FeedStats>,
+    /// Tells whether the disk takes anything.
+    recorder: Arc<RecorderStats>,
     rotation: Rotation,
     block: Option<Block>,
     /// The segment that the next line goes to; `None`: it opens a new one.
@@ -105,6 +107,7 @@ impl Lines {
         pool: Arc<Pool>,
         writer: Sender<Parcel>,
         stats: Arc<FeedStats>,
+        recorder: Arc<RecorderStats>,
         rotation: Rotation,
         last_ts: Option<UnixNs>,
     ) -> Lines {
@@ -114,6 +117,7 @@ impl Lines {
             pool,
             writer,
             stats,
+            recorder,
             rotation,
             block: None,
             segment: None,
@@ -218,7 +222,9 @@ impl Lines {
     /// Counts a message that finds no room; the gap is written as soon as there is some.
     pub fn drop_message(&mut self, bytes: u64) {
         let from_ts = self.any_line.then_some(self.stamp.ts());
-        let hole = Hole { reason: GapReason::Stall, from_ts, lost: Some((0, 0)) };
+        let failing = self.recorder.disk_stalled.get() == 1;
+        let reason = if failing { GapReason::Disk } else { GapReason::Stall };
+        let hole = Hole { reason, from_ts, lost: Some((0, 0)) };
         let lost = &mut self.dropped.get_or_insert(hole).lost;
         *lost = lost.map(|(messages, all)| (messages + 1, all + bytes));
     }
@@ -452,7 +458,10 @@ mod tests {
         let (sender, sent) = channel(plan, 1);
         let stats = Arc::new(FeedStats::default());
         let rotation = Rotation { every: Duration::from_secs(3600), bytes: rotate_bytes };
-        let lines = Lines::new(0, pool.clone(), sender, stats.clone(), rotation, last_ts);
+        let lines = {
+            let recorder = Arc::default();
+            Lines::new(0, pool.clone(), sender, stats.clone(), recorder, rotation, last_ts)
+        };
         Rig { lines, sent, stats, pool }
     }
 

@@ -308,11 +308,20 @@ impl Writer {
         let Some(segment) = self.open[feed].take() else {
             return lines.bytes.to_vec();
         };
-        let Abandoned { carry, next_index, ended, lines_lost } =
+        let last_ts = segment.last_ts();
+        let Abandoned { mut carry, next_index, ended, lines_lost } =
             segment.abandon(lines.bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
+            let gap = Event::Gap {
+                reason: GapReason::Disk,
+                messages: Some(lines_lost),
+                bytes: None,
+                from_ts: Some(last_ts),
+                to_ts: clock::wall_now(),
+            };
+            carry.splice(..0, gap.to_line(&Stamp::new(last_ts)));
         }
         self.tapes[feed].next_index = next_index;
         self.tell_syncer(if ended {

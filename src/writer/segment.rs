@@ -230,6 +230,11 @@ impl Segment {
         carry.extend_from_slice(rest);
         // Only a mark or an end of which a part was taken has no end here.
         carry.truncate(memchr::memrchr(b'\n', &carry).map_or(0, |at| at + 1));
+        if lines_lost > 0 {
+            // The line that is torn on disk can't be put together again: its rest goes too.
+            let first = memchr::memchr(b'\n', &carry).map_or(carry.len(), |at| at + 1);
+            carry.drain(..first);
+        }
         let carry = without_marks(carry);
         let ended =
             lines_lost == 0 && end_after_cut(&*file, keep, lines_kept, marks, last_ts).is_ok();

@@ -68,6 +68,7 @@ impl Rig {
         let (to_syncer, items) = bounded(1000);
         let (give_up, given_up) = bounded(0);
         let rotation = Rotation { every: Duration::from_secs(3600), bytes: ROTATE_BYTES };
+        let recorder = Arc::new(RecorderStats::default());
         let (mut tapes, mut lines, mut stats) = (Vec::new(), Vec::new(), Vec::new());
         for feed in 0..FEEDS {
             let start = recovery::prepare(disk, &feed_name(feed)).unwrap();
@@ -81,7 +82,10 @@ impl Rig {
             });
             let (pool, sender, counters) = (pool.clone(), sender.clone(), counters.clone());
             stats.push(counters.clone());
-            lines.push(FeedLines::new(feed, pool, sender, counters, rotation, start.last_ts));
+            let last_ts = start.last_ts;
+            let recorder = recorder.clone();
+            let feed = FeedLines::new(feed, pool, sender, counters, recorder, rotation, last_ts);
+            lines.push(feed);
         }
         let options = WriterOptions {
             flush_every: Duration::from_millis(100),
@@ -89,7 +93,6 @@ impl Rig {
             min_free: 0,
             retry_every: Duration::from_millis(1),
         };
-        let recorder = Arc::new(RecorderStats::default());
         let mut writer =
             Writer::new(options, storage.clone(), tapes, pool, to_syncer, recorder, given_up);
         // The machine is another one after a crash.
