@@ -8,7 +8,7 @@
 pub mod memory;
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -56,6 +56,12 @@ pub trait Storage: Send + Sync {
 pub trait StorageFile: Send + Sync {
     /// Writes at the end; like write(2) it may take less than all of `bytes`.
     fn append(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// As [`StorageFile::append`], of several pieces at once: one system call, and larger pieces
+    /// for the file system. This one takes the first piece; who can do better, does.
+    fn append_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let first = pieces.iter().find(|piece| !piece.is_empty());
+        self.append(first.map_or(&[], |piece| piece))
+    }
     /// Reads at `offset`; 0 is the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
     /// Makes the file's bytes durable (fdatasync). After an error, what was not durable before is
@@ -189,6 +195,10 @@ impl Storage for Disk {
 impl StorageFile for File {
     fn append(&self, bytes: &[u8]) -> io::Result<usize> {
         io::Write::write(&mut &*self, bytes)
+    }
+
+    fn append_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        io::Write::write_vectored(&mut &*self, pieces)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

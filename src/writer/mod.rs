@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use self::segment::{Abandoned, Segment, SegmentFile};
+use self::segment::{Abandoned, Chunk, PIECES_MAX, Segment, SegmentFile};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::stats::{FeedStats, RecorderStats};
@@ -89,6 +89,8 @@ pub fn spawn(
 }
 
 struct Writer {
+    /// Blocks for one segment, to be written at once.
+    batch: Vec<Block>,
     options: WriterOptions,
     storage: Arc<dyn Storage>,
     tapes: Vec<Tape>,
@@ -120,6 +122,7 @@ impl Writer {
         give_up: Receiver<()>,
     ) -> Writer {
         Writer {
+            batch: Vec::with_capacity(PIECES_MAX),
             options,
             storage,
             open: tapes.iter().map(|_| None).collect(),
@@ -161,6 +164,7 @@ impl Writer {
     }
 
     fn close_all(&mut self) {
+        self.write_batch();
         for feed in 0..self.tapes.len() {
             self.close(feed);
         }
@@ -187,48 +191,73 @@ impl Writer {
     fn handle(&mut self, parcel: Parcel) {
         match parcel {
             Parcel::Lines(block) => {
-                self.write(&block);
-                self.pool.give_back(block);
+                let fits = self.batch.first().is_none_or(|first| {
+                    first.feed == block.feed
+                        && !block.opens_segment
+                        && self.batch.len() < PIECES_MAX
+                });
+                if !fits {
+                    self.write_batch();
+                }
+                self.batch.push(block);
             }
-            Parcel::CloseSegment(feed) => self.close(feed),
+            Parcel::CloseSegment(feed) => {
+                self.write_batch();
+                self.close(feed);
+            }
         }
     }
 
-    /// Puts a block on the tape, however often that must be tried.
-    fn write(&mut self, block: &Block) {
-        let feed = block.feed;
+    /// Puts the blocks that came for one segment on the tape, however often that must be tried.
+    fn write_batch(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if let (Some(first), Some(last)) = (batch.first(), batch.last()) {
+            let mut pieces: [&[u8]; PIECES_MAX] = [&[]; PIECES_MAX];
+            for (piece, block) in pieces.iter_mut().zip(&batch) {
+                *piece = block.bytes();
+            }
+            let chunk = Chunk {
+                pieces: &pieces[..batch.len()],
+                lines: batch.iter().map(|block| block.lines).sum(),
+                first_ts: first.first_ts,
+                last_ts: last.last_ts,
+                conn: first.conn,
+            };
+            self.write(first.feed, first.opens_segment, &chunk);
+        }
+        for block in batch.drain(..) {
+            self.pool.give_back(block);
+        }
+        // It keeps its memory for the next round.
+        self.batch = batch;
+    }
+
+    fn write(&mut self, feed: FeedId, opens_segment: bool, chunk: &Chunk<'_>) {
         if self.space_is_low && !self.wait_for_space() {
-            self.count_lost(feed, block.bytes());
+            self.count_lost(feed, &chunk.pieces.concat());
             return;
         }
-        if block.opens_segment {
+        if opens_segment {
             self.close(feed);
         }
-        let lines = Lines {
-            bytes: block.bytes(),
-            lines: block.lines,
-            first_ts: block.first_ts,
-            last_ts: block.last_ts,
-            conn: block.conn,
-        };
-        if let Err((error, tried)) = self.try_write(feed, &lines) {
-            let carry = self.give_segment_up(feed, &error, tried, &lines);
-            self.write_carried(feed, carry, block.conn);
+        if let Err((error, tried)) = self.try_write(feed, chunk) {
+            let carry = self.give_segment_up(feed, &error, tried, &chunk.pieces.concat());
+            self.write_carried(feed, carry, chunk.conn);
         }
     }
 
-    fn try_write(&mut self, feed: FeedId, lines: &Lines<'_>) -> Result<(), (io::Error, Tried)> {
+    fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
         if self.open[feed].as_ref().is_some_and(|segment| segment.progress().failed()) {
             self.close(feed);
         }
         if self.open[feed].is_none() {
-            self.open_segment(feed, lines, now).map_err(|error| (error, Tried::Open))?;
+            self.open_segment(feed, chunk, now).map_err(|error| (error, Tried::Open))?;
         }
         let segment = self.open[feed].as_mut().expect("it was just opened");
         let before = segment.bytes();
         let mut taken = 0;
-        let result = segment.append(lines.bytes, lines.lines, lines.last_ts, now, &mut taken);
+        let result = segment.append(chunk, now, &mut taken);
         let (next_index, added) = (segment.next_index(), segment.bytes() - before);
         if !self.dirty.contains(&feed) {
             self.dirty.push(feed);
@@ -238,10 +267,10 @@ impl Writer {
         result.map_err(|error| (error, Tried::Append { taken }))
     }
 
-    fn open_segment(&mut self, feed: FeedId, lines: &Lines<'_>, now: Mono) -> io::Result<()> {
+    fn open_segment(&mut self, feed: FeedId, chunk: &Chunk<'_>, now: Mono) -> io::Result<()> {
         let tape = &mut self.tapes[feed];
         let mut segment = loop {
-            let name = SegmentName::new(&tape.name, tape.next_number, lines.first_ts);
+            let name = SegmentName::new(&tape.name, tape.next_number, chunk.first_ts);
             match Segment::create(&*self.storage, name, tape.next_index, now) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     log::warn!("{}: segment {} is there already", tape.name, tape.next_number);
@@ -263,14 +292,15 @@ impl Writer {
             mono_offset_ns: clock::mono_offset_ns(),
             clock_sync,
             clock_error_ns,
-            conn: lines.conn,
+            conn: chunk.conn,
             feedtape: env!("CARGO_PKG_VERSION"),
         };
-        let line = header.to_line(&Stamp::new(lines.first_ts));
+        let line = header.to_line(&Stamp::new(chunk.first_ts));
+        let ts = chunk.first_ts;
+        let header =
+            Chunk { pieces: &[&line], lines: 1, first_ts: ts, last_ts: ts, conn: chunk.conn };
         let mut taken = 0;
-        let written = segment
-            .append(&line, 1, lines.first_ts, now, &mut taken)
-            .and_then(|()| segment.flush());
+        let written = segment.append(&header, now, &mut taken).and_then(|()| segment.flush());
         if let Err(error) = written {
             segment.discard(&*self.storage);
             return Err(error);
@@ -291,7 +321,7 @@ impl Writer {
         feed: FeedId,
         error: &io::Error,
         tried: Tried,
-        lines: &Lines<'_>,
+        bytes: &[u8],
     ) -> Vec<u8> {
         let name = self.tapes[feed].name.clone();
         if self.stats.disk_stalled.get() == 0 {
@@ -302,15 +332,14 @@ impl Writer {
         }
         self.dirty.retain(|dirty| *dirty != feed);
         let taken = match tried {
-            Tried::Open => return lines.bytes.to_vec(),
+            Tried::Open => return bytes.to_vec(),
             Tried::Append { taken } => taken,
         };
         let Some(segment) = self.open[feed].take() else {
-            return lines.bytes.to_vec();
+            return bytes.to_vec();
         };
         let last_ts = segment.last_ts();
-        let Abandoned { mut carry, next_index, ended, lines_lost } =
-            segment.abandon(lines.bytes, taken);
+        let Abandoned { mut carry, next_index, ended, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
@@ -437,11 +466,12 @@ impl Writer {
                 self.count_lost(feed, &carry);
                 return;
             }
-            let lines = Lines::of_carried(&carry, conn);
-            match self.try_write(feed, &lines) {
+            let (lines, first_ts, last_ts) = measure(&carry);
+            let chunk = Chunk { pieces: &[&carry], lines, first_ts, last_ts, conn };
+            match self.try_write(feed, &chunk) {
                 Ok(()) => return,
                 Err((error, tried)) => {
-                    carry = self.give_segment_up(feed, &error, tried, &lines);
+                    carry = self.give_segment_up(feed, &error, tried, &carry);
                 }
             }
         }
@@ -449,12 +479,12 @@ impl Writer {
 
     /// What a flush or an `end` could not write.
     fn rescue(&mut self, feed: FeedId, error: &io::Error) {
-        let none = Lines::of_carried(&[], None);
-        let carry = self.give_segment_up(feed, error, Tried::Append { taken: 0 }, &none);
+        let carry = self.give_segment_up(feed, error, Tried::Append { taken: 0 }, &[]);
         self.write_carried(feed, carry, None);
     }
 
     fn flush_all(&mut self) {
+        self.write_batch();
         let mut dirty = std::mem::take(&mut self.dirty);
         for feed in dirty.drain(..) {
             let Some(segment) = &mut self.open[feed] else {
@@ -474,6 +504,7 @@ impl Writer {
     }
 
     fn housekeeping(&mut self) {
+        self.write_batch();
         let now = mono_now();
         self.housekeeping_at = now.after(HOUSEKEEPING_EVERY);
         self.look_at_free_space();
@@ -508,31 +539,15 @@ enum Tried {
     Append { taken: usize },
 }
 
-/// Whole lines on their way to one segment.
-#[derive(Debug, Clone, Copy)]
-struct Lines<'a> {
-    bytes: &'a [u8],
-    lines: u64,
-    first_ts: UnixNs,
-    last_ts: UnixNs,
-    conn: Option<u64>,
-}
-
-impl Lines<'_> {
-    fn of_carried(bytes: &[u8], conn: Option<u64>) -> Lines<'_> {
-        let stamp = |line: Option<&[u8]>| {
-            line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
-        };
-        let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let is_lf = |byte: &u8| *byte == b'\n';
-        Lines {
-            bytes,
-            lines: memchr::memchr_iter(b'\n', bytes).count() as u64,
-            first_ts: stamp(body.split(is_lf).next()),
-            last_ts: stamp(body.rsplit(is_lf).next()),
-            conn,
-        }
-    }
+/// Number of lines, and the stamps of the first and the last.
+fn measure(lines: &[u8]) -> (u64, UnixNs, UnixNs) {
+    let stamp = |line: Option<&[u8]>| {
+        line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
+    };
+    let body = lines.strip_suffix(b"\n").unwrap_or(lines);
+    let is_lf = |byte: &u8| *byte == b'\n';
+    let (first, last) = (body.split(is_lf).next(), body.rsplit(is_lf).next());
+    (memchr::memchr_iter(b'\n', lines).count() as u64, stamp(first), stamp(last))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Owns the bytes from the header to the `end`. After a failed write it is closed for good: cut to
 //! its last whole line, and the lines that are not on disk are handed back for the next one.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,24 @@ const BUFFER_BYTES: usize = 8 << 10;
 const MARK_LINE_BYTES_MAX: usize = 160;
 /// Pieces in which a failed segment is read back.
 const READ_BACK_BYTES: usize = 64 << 10;
+
+/// Pieces that go to the file at once, at most.
+pub const PIECES_MAX: usize = 8;
+
+/// Whole lines on their way to a segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// Their bytes; no more than [`PIECES_MAX`] pieces, each of whole lines.
+    pub pieces: &'a [&'a [u8]],
+    /// How many they are.
+    pub lines: u64,
+    /// Stamp of the first.
+    pub first_ts: UnixNs,
+    /// Stamp of the last.
+    pub last_ts: UnixNs,
+    /// The connection open at the first.
+    pub conn: Option<u64>,
+}
 
 /// A segment being written.
 pub struct Segment {
@@ -132,18 +150,11 @@ impl Segment {
     ///
     /// # Errors
     /// Those of the disk; then [`Segment::abandon`] it.
-    pub fn append(
-        &mut self,
-        chunk: &[u8],
-        lines: u64,
-        last_ts: UnixNs,
-        now: Mono,
-        taken: &mut usize,
-    ) -> io::Result<()> {
-        debug_assert_eq!(chunk.last(), Some(&b'\n'));
-        self.take(chunk, taken)?;
-        self.lines += lines;
-        self.last_ts = last_ts;
+    pub fn append(&mut self, chunk: &Chunk<'_>, now: Mono, taken: &mut usize) -> io::Result<()> {
+        debug_assert!(chunk.pieces.iter().all(|piece| piece.last() == Some(&b'\n')));
+        self.take(chunk.pieces, taken)?;
+        self.lines += chunk.lines;
+        self.last_ts = chunk.last_ts;
         self.appended_at = now;
         if self.bytes - self.marks[1] >= MARK_BYTES {
             self.mark()?;
@@ -151,22 +162,45 @@ impl Segment {
         Ok(())
     }
 
-    fn take(&mut self, chunk: &[u8], taken: &mut usize) -> io::Result<()> {
+    /// Small pieces gather in the buffer; large ones go past it, all in one call.
+    fn take(&mut self, pieces: &[&[u8]], taken: &mut usize) -> io::Result<()> {
         *taken = 0;
-        while *taken < chunk.len() {
-            let rest = &chunk[*taken..];
-            match self.out.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => {
-                    self.crc = crc32c::crc32c_append(self.crc, &rest[..bytes]);
-                    self.bytes += bytes as u64;
-                    *taken += bytes;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if total < BUFFER_BYTES {
+            for piece in pieces {
+                self.out.write_all(piece)?;
+                self.count(piece, taken);
             }
+            return Ok(());
+        }
+        self.out.flush()?;
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        let mut left = &mut slices[..pieces.len()];
+        while !left.is_empty() {
+            let bytes = match self.file.append_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let mut counted = 0;
+            for slice in left.iter() {
+                let part = slice.len().min(bytes - counted);
+                self.count(&slice[..part], taken);
+                counted += part;
+            }
+            IoSlice::advance_slices(&mut left, bytes);
         }
         Ok(())
+    }
+
+    fn count(&mut self, bytes: &[u8], taken: &mut usize) {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.bytes += bytes.len() as u64;
+        *taken += bytes.len();
     }
 
     fn mark(&mut self) -> io::Result<()> {
@@ -174,7 +208,7 @@ impl Segment {
         let mut line = [0; MARK_LINE_BYTES_MAX];
         let len = mark_line(&Event::Mark(self.counts()), self.last_ts, &mut line)?;
         self.crc = 0;
-        self.take(&line[..len], &mut 0)?;
+        self.take(&[&line[..len]], &mut 0)?;
         self.lines += 1;
         self.marks = [self.marks[1], at];
         Ok(())
@@ -201,7 +235,7 @@ impl Segment {
     pub fn end(&mut self) -> io::Result<()> {
         let mut line = [0; MARK_LINE_BYTES_MAX];
         let len = mark_line(&Event::End(self.counts()), self.last_ts, &mut line)?;
-        self.take(&line[..len], &mut 0)?;
+        self.take(&[&line[..len]], &mut 0)?;
         self.lines += 1;
         self.flush()
     }
@@ -447,7 +481,9 @@ mod tests {
             sent.extend_from_slice(&chunk);
             let mut taken = 0;
             let now = Mono(0);
-            if segment.append(&chunk, lines, last_ts, now, &mut taken).is_err() {
+            let pieces = [&chunk[..]];
+            let whole = Chunk { pieces: &pieces, lines, first_ts: last_ts, last_ts, conn: None };
+            if segment.append(&whole, now, &mut taken).is_err() {
                 failed = Some((chunk, taken));
                 break;
             }
