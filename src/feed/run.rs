@@ -171,6 +171,8 @@ impl FeedLoop {
                 Ok(Err(error)) => {
                     self.log(log::Level::Error, format_args!("can't wait for its socket: {error}"));
                     self.give_up_connection(Reason::Lost { cause: error.to_string() });
+                    // The kernel lacks memory: it is not asked again at once.
+                    std::thread::sleep(RETRY_EVENTS);
                 }
                 Err(_) => {
                     // The panic hook has logged where and why.
@@ -184,13 +186,9 @@ impl FeedLoop {
     /// Back to a state that is known to be sound: no connection.
     fn give_up_connection(&mut self, reason: Reason) {
         self.actions.clear();
-        let at_large = self.connection.is_none();
-        let input = if at_large {
-            Input::ConnectFailed { reason, retry_after: None }
-        } else {
-            Input::Broken(reason)
-        };
-        self.step(input);
+        // Only one of the two says something to the session: whichever it was in the middle of.
+        self.step(Input::ConnectFailed { reason: reason.clone(), retry_after: None });
+        self.step(Input::Broken(reason));
     }
 
     fn run_until_stopped(&mut self) -> io::Result<FeedEnd> {
