@@ -21,6 +21,7 @@ mod connection;
 mod demo;
 mod ending;
 mod exact;
+mod hard;
 mod protocol;
 mod rotation;
 mod selftest;
