@@ -30,12 +30,6 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def need_root(why):
-    """Ends where this is not root, who alone may do what is meant."""
-    if os.geteuid() != 0:
-        raise Failure(f"only root can {why}: run it with sudo")
-
-
 def need_tools(*tools):
     """Installs what is missing, or says what to install."""
     missing = [tool for tool in tools if not find_tool(tool)]
