@@ -99,6 +99,8 @@ struct Writer {
     dirty: Vec<FeedId>,
     /// Messages and bytes of each feed that were given up when the recorder ended.
     lost: Vec<(u64, u64)>,
+    /// Feeds whose last segment could not be synced: the next one says so.
+    unsynced: Vec<bool>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -128,6 +130,7 @@ impl Writer {
             open: tapes.iter().map(|_| None).collect(),
             dirty: Vec::with_capacity(tapes.len()),
             lost: vec![(0, 0); tapes.len()],
+            unsynced: vec![false; tapes.len()],
             tapes,
             host: clock::host_name(),
             boot_id: clock::boot_id(),
@@ -250,6 +253,7 @@ impl Writer {
         let now = mono_now();
         if self.open[feed].as_ref().is_some_and(|segment| segment.progress().failed()) {
             self.close(feed);
+            self.unsynced[feed] = true;
         }
         if self.open[feed].is_none() {
             self.open_segment(feed, chunk, now).map_err(|error| (error, Tried::Open))?;
@@ -295,10 +299,18 @@ impl Writer {
             conn: chunk.conn,
             feedtape: env!("CARGO_PKG_VERSION"),
         };
-        let line = header.to_line(&Stamp::new(chunk.first_ts));
-        let ts = chunk.first_ts;
-        let header =
-            Chunk { pieces: &[&line], lines: 1, first_ts: ts, last_ts: ts, conn: chunk.conn };
+        let (ts, conn) = (chunk.first_ts, chunk.conn);
+        let stamp = Stamp::new(ts);
+        let mut line = header.to_line(&stamp);
+        let mut lines = 1;
+        if self.unsynced[feed] {
+            // What the failed sync was to make durable may be there or not: nobody can know.
+            let reason = GapReason::Disk;
+            let gap = Event::Gap { reason, messages: None, bytes: None, from_ts: None, to_ts: ts };
+            line.extend_from_slice(&gap.to_line(&stamp));
+            lines += 1;
+        }
+        let header = Chunk { pieces: &[&line], lines, first_ts: ts, last_ts: ts, conn };
         let mut taken = 0;
         let written = segment.append(&header, now, &mut taken).and_then(|()| segment.flush());
         if let Err(error) = written {
@@ -308,6 +320,9 @@ impl Writer {
         tape.next_number += 1;
         tape.next_index = segment.next_index();
         tape.stats.segments.add(1);
+        if std::mem::take(&mut self.unsynced[feed]) {
+            tape.stats.gaps.count(GapReason::Disk, 0, 0);
+        }
         tape.stats.tape_bytes.add(line.len() as u64);
         let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
         self.open[feed] = Some(segment);

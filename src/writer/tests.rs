@@ -383,6 +383,26 @@ fn a_failure_of_every_operation_loses_nothing_unsaid() {
 }
 
 #[test]
+fn a_failed_sync_is_said_on_the_next_segment() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
+    rig.step(Step::Sync, Compression::None);
+    rig.step(messages, Compression::None);
+    rig.end(Compression::None);
+    assert_eq!(messages_on(&disk)[0].len(), 6, "{:?}", disk.log());
+    let second = disk.files().into_iter().find(|path| path.to_string_lossy().contains("000001"));
+    let text = disk.contents(second.expect("a second segment")).unwrap();
+    let gap = text.split(|byte| *byte == b'\n').nth(1).unwrap();
+    let said = String::from_utf8_lossy(gap);
+    assert!(said.contains("\"reason\":\"disk\",\"messages\":null"), "{said}");
+    assert!(!rig.no_loss(), "the exit code tells");
+    verify(&disk).unwrap();
+}
+
+#[test]
 fn events_keep_their_place_when_the_disk_fails() {
     let disk = MemoryDisk::new();
     let mut rig = Rig::new(&disk);
