@@ -73,9 +73,9 @@
 //! - [`tape`]: the format. `line` and `event` write it, `name` says where it stands, `reader` reads
 //!   it. The recorder and the tools share nothing else.
 //! - [`feed::session`]: all decisions of a connection's life, as a pure machine: no socket, no
-//!   clock. `feed/run.rs` does what it decides; [`feed::transport`] connects,
-//!   [`feed::connection`] knows WebSocket, [`feed::socket`] the stamps, [`feed::tls`] the
-//!   certificates.
+//!   clock. `feed/run.rs` does what it decides; [`feed::transport`] connects, [`feed::upgrade`]
+//!   asks for the WebSocket and [`feed::connection`] speaks it, [`feed::socket`] knows the stamps,
+//!   [`feed::tls`] the certificates.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which

@@ -15,7 +15,8 @@ use crate::feed::lines::Rotation;
 use crate::feed::session::Rules;
 use crate::feed::text::Text;
 use crate::feed::tls::TlsOptions;
-use crate::feed::transport::{Target, check_header};
+use crate::feed::transport::Route;
+use crate::feed::upgrade::{Target, check_header};
 use crate::feed::url::FeedUrl;
 use crate::feed::{FeedOptions, OnStall};
 use crate::sealer::Compression;
@@ -345,9 +346,8 @@ impl RecordArgs {
                 url: FeedUrl::parse(&Text::plain("ws://localhost/")).expect("this is a URL"),
                 headers: self.check_headers(mistakes),
                 subprotocols: self.check_subprotocols(mistakes),
-                tls: self.check_tls(mistakes),
+                route: Route { tls: self.check_tls(mistakes), clock },
                 max_message: max_message as usize,
-                clock,
             },
             subscriptions,
             rules,

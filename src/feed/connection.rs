@@ -13,7 +13,8 @@ use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 
 use super::session::Reason;
 use super::socket::Socket;
-use super::transport::{Stream, Upgraded, printable};
+use super::transport::{Stream, printable};
+use super::upgrade::Upgraded;
 use super::wait::Interest;
 
 /// What is thrown away at once after a protocol error.

@@ -12,6 +12,7 @@ pub mod socket;
 pub mod text;
 pub mod tls;
 pub mod transport;
+pub mod upgrade;
 pub mod url;
 pub mod wait;
 
@@ -26,7 +27,8 @@ use self::lines::Lines;
 use self::run::{FeedLoop, Inbox};
 use self::session::{Ask, Rules};
 use self::text::Text;
-use self::transport::{Network, Target};
+use self::transport::Network;
+use self::upgrade::Target;
 use self::wait::Waker;
 use crate::stats::FeedStats;
 use crate::tape::name::FeedName;

@@ -17,7 +17,8 @@ use crossbeam_channel::Receiver;
 use super::connection::{Connection, Incoming};
 use super::lines::{EventStamp, Full, Lines};
 use super::session::{Action, Ask, Input, Reason, Session};
-use super::transport::{self, ConnectError, Network, Upgraded};
+use super::transport::{Attempt, ConnectError, Network};
+use super::upgrade::{self, Upgraded};
 use super::wait::{Waker, wait};
 use super::{Command, FeedEnd, FeedOptions, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
@@ -430,9 +431,10 @@ impl FeedLoop {
         let limit = self.options.rules.connect_timeout;
         let FeedLoop { options, network, waker, inbox, .. } = self;
         let mut interrupted = || inbox.is_urgent();
-        let connected =
-            transport::connect(&options.target, network, (by, limit), waker, &mut interrupted);
-        match connected {
+        let route = &options.target.route;
+        let mut attempt =
+            Attempt { network, route, by, limit, waker, interrupted: &mut interrupted };
+        match upgrade::connect(&options.target, &mut attempt) {
             Ok(upgraded) => {
                 self.connected(upgraded);
                 Some(Input::Connected)

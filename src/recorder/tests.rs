@@ -77,7 +77,7 @@ fn allocations(thread: usize) -> u64 {
 /// Allocations a message of tungstenite alone, with the buffers that we give it.
 fn tungstenite_alone(address: std::net::SocketAddr, messages: u64) -> f64 {
     let config = WebSocketConfig::default()
-        .read_buffer_size(crate::feed::transport::READ_BUFFER_BYTES)
+        .read_buffer_size(crate::feed::upgrade::READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_write_buffer_size(1 << 20);
     let stream = TcpStream::connect(address).unwrap();
