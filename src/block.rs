@@ -120,6 +120,8 @@ pub enum Parcel {
     Lines(Block),
     /// Nothing more comes for the feed's open segment: close it.
     CloseSegment(FeedId),
+    /// The address that the feed's segments name from now on, secrets hidden.
+    Url(FeedId, String),
 }
 
 /// The channel to the writer. It has a place for every block there may be and for some closings,

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::config::RecordArgs;
 use crate::logging;
@@ -74,7 +74,7 @@ impl Command {
 /// Runs the program.
 pub fn main() -> ExitCode {
     recorder::tame_malloc();
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && !io::stderr().is_terminal() => {
             logging::say_error(&error.render().to_string());
@@ -107,6 +107,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (Command::Record(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.note_typed(matches);
+    }
+    Ok(cli)
 }
 
 fn usage(mistakes: &[String]) -> ExitCode {

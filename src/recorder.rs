@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 use crate::block::{Parcel, Pool, PoolPlan, channel};
 use crate::config::RecorderOptions;
+use crate::feed::budget::Budgets;
 use crate::feed::lines::Lines;
 use crate::feed::session::Ask;
 use crate::feed::tls::TlsConnectors;
@@ -145,6 +146,7 @@ impl Recorder {
         let network = Arc::new(Network {
             resolver: Resolver::start().context("can't start the resolver")?,
             connectors: TlsConnectors::default(),
+            budgets: Budgets::default(),
         });
         let mut feeds = Vec::new();
         for (id, feed) in options.feeds.iter().enumerate() {
@@ -283,7 +285,7 @@ impl Recorder {
             }
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");
-                self.tell_all(Command::Rotate);
+                self.tell_all(&Command::Rotate);
                 false
             }
             Some(Event::Signal(SIGHUP)) => {
@@ -298,16 +300,16 @@ impl Recorder {
         }
     }
 
-    fn tell_all(&self, command: Command) {
+    fn tell_all(&self, command: &Command) {
         for feed in self.feeds.iter().flatten() {
-            feed.tell(command);
+            feed.tell(command.clone());
         }
     }
 
     /// Ends everything in order, within the stop timeout.
     fn end(mut self) -> anyhow::Result<Ended> {
         let deadline = Instant::now() + self.options.stop_timeout;
-        self.tell_all(Command::Ask(Ask::Stop));
+        self.tell_all(&Command::Ask(Ask::Stop));
         let feeds_deadline = (Instant::now() + FEEDS_END_MAX).min(deadline);
         while self.feeds_ended < self.views.len() && Instant::now() < feeds_deadline {
             let event = self.events.recv_deadline(feeds_deadline);
@@ -322,7 +324,7 @@ impl Recorder {
             trouble.push(format!("{} feeds did not end", self.views.len() - self.feeds_ended));
         } else {
             for feed in self.feeds.drain(..).flatten() {
-                if feed.join().is_err() {
+                if feed.join().is_none() {
                     trouble.push("a feed's thread panicked".to_string());
                 }
             }

@@ -96,6 +96,10 @@ pub struct FeedStats {
     pub connect_failures: Counter,
     /// Whether a connection is live now (1) or not (0).
     pub live: Counter,
+    /// Subscriptions that the venue refused.
+    pub refusals: Counter,
+    /// Times that a symbol or topic fell silent on a live connection.
+    pub silent_keys: Counter,
     /// Holes by cause.
     pub gaps: Gaps,
     /// Plain bytes written to segments.

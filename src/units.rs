@@ -2,6 +2,7 @@
 //!
 //! Owns the parsing and printing of both. Knows nothing about options or their bounds.
 
+use std::fmt;
 use std::time::Duration;
 
 const SIZE_UNITS: [(&str, u64); 8] = [
@@ -111,6 +112,53 @@ pub fn format_span(span: Duration) -> String {
     if text.is_empty() { "0".to_string() } else { text }
 }
 
+/// Nothing that a venue limits is as frequent.
+pub const RATE_COUNT_MAX: u32 = 10_000;
+
+/// So many of something in any window of this length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// The window.
+    pub window: Duration,
+}
+
+impl Rate {
+    /// Reads `300/5m`, or `1/s`.
+    ///
+    /// # Errors
+    /// A sentence that says what would be right.
+    pub fn parse(text: &str) -> Result<Rate, String> {
+        let wrong = || {
+            format!(
+                "'{text}' is not a rate; write 1..{RATE_COUNT_MAX} and a span, as in 300/5m or 3/s"
+            )
+        };
+        let (count, window) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u32 = count.trim().parse().map_err(|_| wrong())?;
+        let window = window.trim();
+        let window = match window.starts_with(|c: char| c.is_ascii_digit()) {
+            true => parse_span(window),
+            false => parse_span(&format!("1{window}")),
+        };
+        let window = window.map_err(|_| wrong())?;
+        let in_bounds = (1..=RATE_COUNT_MAX).contains(&count) && !window.is_zero();
+        in_bounds.then_some(Rate { count, window }).ok_or_else(wrong)
+    }
+
+    /// The time from one to the next where they are spread evenly.
+    pub fn interval(&self) -> Duration {
+        self.window / self.count
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, format_span(self.window))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +220,20 @@ mod tests {
             assert_eq!(format_size(parse_size(text).unwrap()), text);
         }
         assert_eq!(format_size(1_572_864), "1.5MiB");
+    }
+
+    #[test]
+    fn rates_are_read_and_shown() {
+        for (text, shown, interval_ms) in
+            [("300/5m", "300/5m", 1000), ("5/s", "5/1s", 200), (" 1 / 4s ", "1/4s", 4000)]
+        {
+            let rate = Rate::parse(text).unwrap();
+            assert_eq!(rate.to_string(), shown);
+            assert_eq!(rate.interval(), Duration::from_millis(interval_ms));
+        }
+        for wrong in ["", "5", "0/s", "5/0s", "x/s", "5/year", "-1/s", "10001/s"] {
+            let error = Rate::parse(wrong).unwrap_err();
+            assert!(error.contains(&format!("'{wrong}'")), "{error}");
+        }
     }
 }

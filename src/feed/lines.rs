@@ -132,6 +132,11 @@ impl Lines {
         }
     }
 
+    /// Segments opened from now on name this address.
+    pub fn set_url(&self, url: String) {
+        self.send(Parcel::Url(self.feed, url));
+    }
+
     /// The connection that is open from now on.
     pub fn set_conn(&mut self, conn: Option<u64>) {
         self.conn = conn;
@@ -477,6 +482,7 @@ mod tests {
             for parcel in self.sent.try_iter() {
                 match parcel {
                     Parcel::CloseSegment(_) => seen.push("close".to_string()),
+                    Parcel::Url(_, url) => seen.push(url),
                     Parcel::Lines(block) => {
                         let text = String::from_utf8(block.bytes().to_vec()).unwrap();
                         for (n, line) in text.lines().enumerate() {
@@ -555,7 +561,8 @@ mod tests {
             assert_eq!(rig.text(20, &long), Err(Full));
             rig.lines.drop_message(long.len() as u64);
         }
-        rig.lines.event(EventStamp::Own(25), &Event::Stale { conn: 1, after_ms: 5, at: 6 });
+        rig.lines
+            .event(EventStamp::Own(25), &Event::Stale { conn: 1, after_ms: 5, key: None, at: 6 });
         assert!(rig.lines.is_waiting());
         assert_eq!(rig.sent().len(), 4);
         rig.text(30, "after").unwrap();

@@ -3,12 +3,17 @@
 //! This file owns a feed's options and the handle to its thread; what the thread does is in
 //! `run.rs`, what it decides in [`session`], and how messages become blocks of lines in [`lines`].
 
+pub mod budget;
 pub mod connection;
+mod inbox;
+pub mod keys;
 pub mod lines;
+pub mod matcher;
 pub mod reason;
 mod run;
 pub mod session;
 pub mod socket;
+mod stall;
 pub mod text;
 pub mod tls;
 pub mod transport;
@@ -17,14 +22,18 @@ pub mod url;
 pub mod wait;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
+use self::inbox::Inbox;
+use self::keys::KeyOptions;
 use self::lines::Lines;
-use self::run::{FeedLoop, Inbox};
+use self::matcher::Matchers;
+use self::run::FeedLoop;
 use self::session::{Ask, Rules};
 use self::text::Text;
 use self::transport::Network;
@@ -32,6 +41,7 @@ use self::upgrade::Target;
 use self::wait::Waker;
 use crate::stats::FeedStats;
 use crate::tape::name::FeedName;
+use crate::units::Rate;
 
 /// Commands that wait for a feed; nobody sends many.
 const COMMANDS_MAX: usize = 64;
@@ -48,7 +58,7 @@ pub enum OnStall {
 }
 
 /// One feed's options.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FeedOptions {
     /// Its name.
     pub name: FeedName,
@@ -58,6 +68,14 @@ pub struct FeedOptions {
     pub subscriptions: Vec<Text>,
     /// Timeouts and intervals.
     pub rules: Rules,
+    /// What is sent at each heartbeat.
+    pub heartbeat: Option<Text>,
+    /// Messages that mean something to the connection.
+    pub matchers: Matchers,
+    /// Symbols or topics that are watched by themselves.
+    pub keys: Option<KeyOptions>,
+    /// Connections to the host of all feeds together.
+    pub connect_rate: Option<Rate>,
     /// Record exactly so many messages, then end.
     pub messages_max: Option<u64>,
     /// When the queue is full.
@@ -67,12 +85,14 @@ pub struct FeedOptions {
 }
 
 /// What one may tell a feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// For its session.
     Ask(Ask),
     /// Close the segment now.
     Rotate,
+    /// Go on with other options, on a new connection.
+    Options(Box<FeedOptions>),
 }
 
 /// Why a feed's thread ended.
@@ -82,17 +102,21 @@ pub enum FeedEnd {
     Stopped,
     /// It has all the messages that were asked for.
     Complete,
+    /// The venue refused a subscription, and the feed was to end then.
+    Refused,
+    /// It panicked outside of what it survives.
+    Panicked,
 }
 
 /// A running feed.
 pub struct Feed {
     commands: Sender<Command>,
     waker: Waker,
-    thread: JoinHandle<FeedEnd>,
+    thread: JoinHandle<Option<Lines>>,
 }
 
 impl Feed {
-    /// Starts the thread. `on_end` is called on it as the last thing.
+    /// Starts the thread. `on_end` is called on it as the last thing, however it ends.
     ///
     /// # Errors
     /// No thread or descriptor to be had.
@@ -109,10 +133,17 @@ impl Feed {
         let name: String = options.name.as_str().chars().take(15).collect();
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-                let inbox = Inbox::new(inbox);
-                let end = FeedLoop::new(options, network, lines, stats, inbox, for_thread).run();
+                let run = move || {
+                    let inbox = Inbox::new(inbox);
+                    FeedLoop::new(options, network, lines, stats, inbox, for_thread).run()
+                };
+                // The panic hook has logged where and why; what the thread held is unsound.
+                let (end, lines) = match catch_unwind(AssertUnwindSafe(run)) {
+                    Ok((end, lines)) => (end, Some(lines)),
+                    Err(_) => (FeedEnd::Panicked, None),
+                };
                 on_end(end);
-                end
+                lines
             })?;
         Ok(Feed { commands, waker, thread })
     }
@@ -124,8 +155,9 @@ impl Feed {
         self.waker.wake();
     }
 
-    /// Waits for the thread's end.
-    pub fn join(self) -> thread::Result<FeedEnd> {
-        self.thread.join()
+    /// Waits for the thread's end. Its end of the way to the tape comes back, for a feed that goes
+    /// on where this one ended; `None` after a panic.
+    pub fn join(self) -> Option<Lines> {
+        self.thread.join().unwrap_or_default()
     }
 }

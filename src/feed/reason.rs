@@ -59,6 +59,8 @@ pub enum Reason {
     Paused,
     /// An operator asked for a new connection.
     Reconnect,
+    /// The feed's options changed.
+    Reload,
     /// The attempt failed.
     Failed {
         /// Where.
@@ -80,6 +82,32 @@ pub enum Reason {
     },
     /// Nothing came in after a ping.
     NoPong {
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// A heartbeat was not answered.
+    NoAnswer {
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// Not all subscriptions were acknowledged.
+    NoAck {
+        /// The limit that passed.
+        limit: Duration,
+        /// How many were.
+        acks: usize,
+        /// How many should have been.
+        wanted: usize,
+    },
+    /// The venue refused a subscription.
+    Refused {
+        /// Its words.
+        text: String,
+    },
+    /// A symbol fell silent.
+    SilentKey {
+        /// Which.
+        key: String,
         /// The limit that passed.
         limit: Duration,
     },
@@ -117,10 +145,17 @@ impl Reason {
     /// The close code that we send for it; `None` where nothing is to be sent.
     pub fn close_code(&self) -> Option<u16> {
         match self {
-            Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {
-                Some(code::NORMAL)
-            }
-            Reason::Stale { .. } | Reason::NoPong { .. } => Some(code::GOING_AWAY),
+            Reason::Stopped
+            | Reason::Complete
+            | Reason::Paused
+            | Reason::Reconnect
+            | Reason::Reload
+            | Reason::Refused { .. } => Some(code::NORMAL),
+            Reason::Stale { .. }
+            | Reason::NoPong { .. }
+            | Reason::NoAnswer { .. }
+            | Reason::NoAck { .. }
+            | Reason::SilentKey { .. } => Some(code::GOING_AWAY),
             Reason::Protocol { .. } => Some(code::PROTOCOL),
             Reason::InvalidUtf8 => Some(code::INVALID_DATA),
             Reason::Oversized { .. } => Some(code::TOO_BIG),
@@ -153,6 +188,7 @@ impl fmt::Display for Reason {
             Reason::Complete => f.write_str("all messages asked for are recorded"),
             Reason::Paused => f.write_str("paused"),
             Reason::Reconnect => f.write_str("reconnect asked for"),
+            Reason::Reload => f.write_str("its options changed"),
             Reason::Failed { stage, cause } => write!(f, "{stage}: {cause}"),
             Reason::Timeout { stage, limit } => {
                 write!(f, "timeout: {stage} ({})", format_span(*limit))
@@ -160,6 +196,18 @@ impl fmt::Display for Reason {
             Reason::Stale { limit } => write!(f, "stale: no data for {}", format_span(*limit)),
             Reason::NoPong { limit } => {
                 write!(f, "timeout: pong ({})", format_span(*limit))
+            }
+            Reason::NoAnswer { limit } => {
+                write!(f, "timeout: answer to a heartbeat ({})", format_span(*limit))
+            }
+            Reason::NoAck { limit, acks, wanted } => write!(
+                f,
+                "timeout: acknowledgement ({}); {acks} of {wanted} came",
+                format_span(*limit)
+            ),
+            Reason::Refused { text } => write!(f, "subscription refused: {text}"),
+            Reason::SilentKey { key, limit } => {
+                write!(f, "stale: nothing of '{key}' for {}", format_span(*limit))
             }
             Reason::ServerClosed { code, text } => {
                 f.write_str("closed by server")?;

@@ -5,18 +5,20 @@
 //! deadlines, wait on socket and wake-up descriptor until the next one. It waits nowhere else but
 //! for a block of the pool. A panic costs the connection, not the feed.
 
-use std::collections::VecDeque;
+mod talk;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use super::connection::{Connection, Incoming};
+use super::inbox::Inbox;
+use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
 use super::session::{Action, Ask, Input, Reason, Session};
+use super::stall::Stall;
 use super::transport::{Attempt, ConnectError, Network};
 use super::upgrade::{self, Upgraded};
 use super::wait::{Waker, wait};
@@ -38,40 +40,8 @@ const STALL_SLICE: Duration = Duration::from_millis(50);
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
 /// With `--on-stall block` a stall that lasts so long is logged.
 const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
-/// Stalls are logged no more often than this.
-const STALL_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A stalled feed that is told to stop waits so long for its last messages to be taken.
 const STOP_STALL_MAX: Duration = Duration::from_secs(1);
-
-/// Commands, in the order they came.
-pub(super) struct Inbox {
-    received: Receiver<Command>,
-    taken: VecDeque<Command>,
-}
-
-impl Inbox {
-    pub(super) fn new(received: Receiver<Command>) -> Inbox {
-        Inbox { received, taken: VecDeque::new() }
-    }
-
-    fn next(&mut self) -> Option<Command> {
-        self.taken.pop_front().or_else(|| self.received.try_recv().ok())
-    }
-
-    /// Whether something came that ends an attempt to connect.
-    fn is_urgent(&mut self) -> bool {
-        self.taken.extend(self.received.try_iter());
-        self.taken.iter().any(|command| match command {
-            Command::Ask(Ask::Stop | Ask::Complete | Ask::Pause | Ask::Reconnect) => true,
-            Command::Ask(Ask::Resume) | Command::Rotate => false,
-        })
-    }
-
-    fn is_stop(&mut self) -> bool {
-        self.taken.extend(self.received.try_iter());
-        self.taken.contains(&Command::Ask(Ask::Stop))
-    }
-}
 
 /// Figures of one connection, for its `disconnected` event.
 #[derive(Debug, Clone, Copy)]
@@ -79,36 +49,6 @@ struct Figures {
     since: Mono,
     messages: u64,
     bytes: u64,
-}
-
-/// What is to be said about a full queue. A short stall is no news: a burst does it. A long one, or
-/// one that drops messages, is logged at its begin and its end, and not again for a while.
-#[derive(Debug, Default)]
-struct Stall {
-    since: Option<Mono>,
-    logged_at: Option<Mono>,
-    /// Whether the log says that the queue is full.
-    is_logged: bool,
-    /// Messages dropped since the log last told.
-    dropped: u64,
-}
-
-impl Stall {
-    /// Whether this is the time to say it.
-    fn is_news(&mut self, now: Mono) -> bool {
-        let is_news =
-            !self.is_logged && self.logged_at.is_none_or(|at| now.since(at) >= STALL_LOG_EVERY);
-        if is_news {
-            (self.is_logged, self.logged_at) = (true, Some(now));
-        }
-        is_news
-    }
-
-    /// It is over; how many messages were dropped, where that is to be said.
-    fn end(&mut self) -> Option<u64> {
-        self.since = None;
-        std::mem::take(&mut self.is_logged).then(|| std::mem::take(&mut self.dropped))
-    }
 }
 
 pub(super) struct FeedLoop {
@@ -122,11 +62,13 @@ pub(super) struct FeedLoop {
     /// Actions still to be done, in order.
     actions: Vec<Action>,
     connection: Option<Connection>,
+    keys: Option<Keys>,
     /// Number of the last connection.
     conn: u64,
     figures: Figures,
     /// Messages recorded since the start.
     recorded: u64,
+    /// Subscriptions, or a part of them, may still be on their way into the socket.
     subscribing: bool,
     stall: Stall,
     wire_bytes_counted: u64,
@@ -144,6 +86,7 @@ impl FeedLoop {
         let now = mono_now();
         let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
         FeedLoop {
+            keys: options.keys.clone().map(Keys::new),
             options,
             network,
             lines,
@@ -162,12 +105,13 @@ impl FeedLoop {
         }
     }
 
-    pub(super) fn run(mut self) -> FeedEnd {
+    /// Returns why it ended, and the way to the tape for a feed that goes on with it.
+    pub(super) fn run(mut self) -> (FeedEnd, Lines) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
                     self.lines.end(STOP_STALL_MAX);
-                    return end;
+                    return (end, self.lines);
                 }
                 Ok(Err(error)) => {
                     self.log(log::Level::Error, format_args!("can't wait for its socket: {error}"));
@@ -198,16 +142,21 @@ impl FeedLoop {
                 match command {
                     Command::Ask(ask) => self.step(Input::Asked(ask)),
                     Command::Rotate => self.lines.rotate(),
+                    Command::Options(options) => self.change_options(*options),
                 }
             }
             let conn = self.conn;
             let drained = self.read_some();
             self.step(Input::Tick);
             if self.session.is_stopped() {
-                let complete = self.is_complete();
-                return Ok(if complete { FeedEnd::Complete } else { FeedEnd::Stopped });
+                return Ok(match (self.session.is_refused(), self.is_complete()) {
+                    (true, _) => FeedEnd::Refused,
+                    (false, true) => FeedEnd::Complete,
+                    (false, false) => FeedEnd::Stopped,
+                });
             }
             let now = mono_now();
+            self.look_for_silent_keys(now);
             self.lines.tick(now);
             // The first read of a connection comes before the first wait: messages may stand behind
             // the 101 already, out of poll's sight.
@@ -218,16 +167,21 @@ impl FeedLoop {
         }
     }
 
+    /// Closes the connection and goes on with the new options.
+    fn change_options(&mut self, options: FeedOptions) {
+        self.keys = options.keys.clone().map(Keys::new);
+        self.session.set_rules(options.rules.clone(), fastrand::u64(..));
+        self.lines.set_url(options.target.url.to_string());
+        self.options = options;
+        self.step(Input::Asked(Ask::Reload));
+    }
+
     fn wait(&mut self, now: Mono, handed_over: bool) -> io::Result<()> {
-        let mut deadline = self.session.deadline();
-        if !handed_over {
-            let retry = now.after(RETRY_HAND_OVER);
-            deadline = Some(deadline.map_or(retry, |at| at.min(retry)));
-        }
-        if self.lines.is_waiting() {
-            let retry = now.after(RETRY_EVENTS);
-            deadline = Some(deadline.map_or(retry, |at| at.min(retry)));
-        }
+        let hand_over = (!handed_over).then(|| now.after(RETRY_HAND_OVER));
+        let events = self.lines.is_waiting().then(|| now.after(RETRY_EVENTS));
+        let keys = self.keys.as_ref().and_then(Keys::deadline);
+        let deadlines = [self.session.deadline(), hand_over, events, keys];
+        let deadline = deadlines.into_iter().flatten().min();
         let socket = self.connection.as_ref().map(|c| (c.as_fd(), c.interest()));
         wait(&self.waker, socket, deadline).map(|_| ())
     }
@@ -239,6 +193,7 @@ impl FeedLoop {
             return true;
         }
         let handed_over = self.lines.handed_over();
+        let now = mono_now();
         let (mut any, mut data, mut drained, mut last) = (false, false, false, None);
         for _ in 0..READS_MAX {
             let Some(connection) = &mut self.connection else {
@@ -246,14 +201,16 @@ impl FeedLoop {
             };
             match connection.read() {
                 Incoming::Text(text) => {
-                    data = true;
+                    any = true;
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_text(text.as_bytes()));
+                    data |= self.understand(text.as_bytes(), false, now);
                 }
                 Incoming::Binary(bytes) => {
-                    data = true;
+                    any = true;
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_binary(&bytes));
+                    data |= self.understand(&bytes, true, now);
                 }
                 Incoming::Control => any = true,
                 Incoming::Nothing => {
@@ -269,7 +226,7 @@ impl FeedLoop {
                 break;
             }
         }
-        self.after_reading(any || data, data, last);
+        self.after_reading(any, data, last);
         drained
     }
 
@@ -278,7 +235,7 @@ impl FeedLoop {
         if any {
             self.step(Input::Received { data });
         }
-        if data && self.is_complete() {
+        if any && self.is_complete() {
             self.step(Input::Asked(Ask::Complete));
         }
         match last {
@@ -357,12 +314,7 @@ impl FeedLoop {
     }
 
     fn note_dropping(&mut self) {
-        // The first one of a stall is news even where the log says already that it waits.
-        if self.stall.dropped == 0 && self.stall.is_logged {
-            (self.stall.is_logged, self.stall.logged_at) = (false, None);
-        }
-        self.stall.dropped += 1;
-        if self.stall.is_news(mono_now()) {
+        if self.stall.drops_news(mono_now()) {
             let text = "the queue is full: messages are dropped until the disk takes them again";
             self.log(log::Level::Error, format_args!("{text}"));
         }
@@ -386,12 +338,21 @@ impl FeedLoop {
             Action::Subscribe(n) => self.subscribe(n),
             Action::GoLive => {
                 self.lines.hole_ends();
+                self.stats.live.set(1);
+                if let Some(keys) = &mut self.keys {
+                    keys.begin(mono_now());
+                }
                 None
             }
             Action::Ping => self.connection.as_mut()?.ping().err().map(Input::Broken),
+            Action::Heartbeat => {
+                let text = self.options.heartbeat.as_ref()?;
+                self.connection.as_mut()?.send_text(&text.value).err().map(Input::Broken)
+            }
             Action::NoteStale(limit) => {
                 let after_ms = limit.as_millis() as u64;
-                let event = Event::Stale { conn: self.conn, after_ms, at: clock::wall_now() };
+                let at = clock::wall_now();
+                let event = Event::Stale { conn: self.conn, after_ms, key: None, at };
                 self.lines.event(EventStamp::Previous, &event);
                 None
             }
@@ -420,8 +381,16 @@ impl FeedLoop {
     }
 
     fn connect(&mut self, by: Mono) -> Option<Input> {
-        self.conn += 1;
         let now = mono_now();
+        if let Some(rate) = self.options.connect_rate {
+            let host = &self.options.target.url.host;
+            if let Err(until) = self.network.budgets.take(host, rate, now) {
+                let wait = crate::units::format_span(until.since(now));
+                log::info!("{}: {host} allows {rate}: connecting in {wait}", self.options.name);
+                return Some(Input::Postponed { until });
+            }
+        }
+        self.conn += 1;
         self.figures = Figures { since: now, messages: 0, bytes: 0 };
         let url = self.options.target.url.to_string();
         let at = clock::wall_now();
@@ -465,14 +434,14 @@ impl FeedLoop {
         self.lines.event(EventStamp::Read(socket.stamp()), &event);
         self.connection = Some(connection);
         self.wire_bytes_counted = 0;
-        self.subscribing = !self.options.subscriptions.is_empty();
+        self.subscribing = false;
         self.stats.connections.add(1);
-        self.stats.live.set(1);
         let took = mono_now().since(self.figures.since).as_millis();
         self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms"));
     }
 
     fn subscribe(&mut self, n: usize) -> Option<Input> {
+        self.subscribing = true;
         let text = &self.options.subscriptions[n];
         let sent = self.connection.as_mut()?.send_text(&text.value);
         let at = clock::wall_now();
@@ -489,7 +458,7 @@ impl FeedLoop {
         match connection.flush() {
             Ok(true) if self.subscribing => {
                 self.subscribing = false;
-                self.step(Input::Subscribed);
+                self.step(Input::Flushed);
             }
             Ok(_) => {}
             Err(reason) => self.step(Input::Broken(reason)),
@@ -513,6 +482,9 @@ impl FeedLoop {
         }
         self.lines.set_conn(None);
         self.stats.live.set(0);
+        if let Some(keys) = &mut self.keys {
+            keys.end();
+        }
         let (text, at) = (reason.to_string(), clock::wall_now());
         let event = Event::Disconnected {
             conn: self.conn,
@@ -527,9 +499,11 @@ impl FeedLoop {
         self.lines.event(EventStamp::Own(at), &event);
         self.lines.hand_over();
         let level = match reason {
-            Reason::Stopped | Reason::Complete | Reason::Paused | Reason::Reconnect => {
-                log::Level::Info
-            }
+            Reason::Stopped
+            | Reason::Complete
+            | Reason::Paused
+            | Reason::Reconnect
+            | Reason::Reload => log::Level::Info,
             _ => log::Level::Warn,
         };
         let messages = self.figures.messages;
@@ -547,6 +521,11 @@ impl FeedLoop {
             Reason::Paused => GapReason::Paused,
             Reason::Stopped | Reason::Complete => return,
             Reason::Reconnect
+            | Reason::Reload
+            | Reason::NoAnswer { .. }
+            | Reason::NoAck { .. }
+            | Reason::Refused { .. }
+            | Reason::SilentKey { .. }
             | Reason::Failed { .. }
             | Reason::Timeout { .. }
             | Reason::Stale { .. }

@@ -1,12 +1,12 @@
 //! The life of a feed as a pure state machine: when to connect, subscribe, ping, give up, wait.
 //!
 //! ```text
-//!              Connect                 connected            all sent
+//!              Connect                 connected          all sent and
 //!   Waiting ------------> Connecting ------------> Subscribing ----> Live
-//!      ^  ^                   | failed                 |              |
-//!      |  +-------------------+                        +------+-------+
+//!      ^  ^                   | failed,                |  acknowledged |
+//!      |  +-------------------+ postponed              +------+-------+
 //!      |                                                      | stale, no pong, server closed,
-//!      |        closed, lost, or 1 s passed                   | protocol error, stop, pause
+//!      |        closed, lost, or 1 s passed                   | refused, protocol error, stop
 //!      +--------------------------------------- Closing <-----+
 //!                                                  |
 //!                              Paused, Stopped <---+      (a lost connection skips Closing)
@@ -28,7 +28,7 @@ pub const CLOSING_MAX: Duration = Duration::from_secs(1);
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// What the session is told to do with a feed; see design of the command line for meanings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Limit for lookup, connect, TLS and upgrade together.
     pub connect_timeout: Duration,
@@ -44,6 +44,29 @@ pub struct Rules {
     pub stale_after: Duration,
     /// How many texts to send after connecting.
     pub subscriptions: usize,
+    /// Time between two of them; zero is none.
+    pub subscribe_every: Duration,
+    /// How many acknowledgements must come before the feed is live.
+    pub acks: usize,
+    /// They must have come so long after the last subscription was sent.
+    pub ack_deadline: Duration,
+    /// What a refusal leads to.
+    pub on_refusal: OnRefusal,
+    /// A heartbeat text is sent this often; zero is never.
+    pub heartbeat_every: Duration,
+    /// Its answer must come within this time; zero is no limit.
+    pub answer_deadline: Duration,
+}
+
+/// What to do when the venue refuses a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// Write it down and go on with what was not refused.
+    Log,
+    /// Connect again, with backoff.
+    Retry,
+    /// End the feed.
+    Stop,
 }
 
 /// What happened.
@@ -60,8 +83,19 @@ pub enum Input {
         /// Lower bound of the next wait.
         retry_after: Option<Duration>,
     },
-    /// The subscriptions have left for the server.
-    Subscribed,
+    /// It is not its turn to connect yet: the host's budget is spent.
+    Postponed {
+        /// When it will be.
+        until: Mono,
+    },
+    /// All that was to be sent has left for the server.
+    Flushed,
+    /// A subscription was acknowledged.
+    Acked,
+    /// A subscription was refused, with these words.
+    Refused(String),
+    /// A heartbeat was answered.
+    Answered,
     /// Frames came in; `data` where a message was among them.
     Received {
         /// At least one was a text or binary message.
@@ -88,6 +122,8 @@ pub enum Ask {
     Resume,
     /// Close and connect again, at once.
     Reconnect,
+    /// As `Reconnect`, because the options changed.
+    Reload,
 }
 
 /// What to do about it. Results come back as inputs.
@@ -100,10 +136,13 @@ pub enum Action {
     },
     /// Send the n-th subscription.
     Subscribe(usize),
-    /// All subscriptions are sent: from now on all is recorded.
+    /// All subscriptions are sent, and acknowledged where that is wanted: from now on all is
+    /// recorded.
     GoLive,
     /// Send a ping.
     Ping,
+    /// Send the heartbeat's text.
+    Heartbeat,
     /// Write down that no data came for so long.
     NoteStale(Duration),
     /// Begin the close handshake with this code; where `frames` is false, what comes in after it
@@ -126,7 +165,7 @@ pub enum Action {
 enum State {
     Waiting { until: Mono },
     Connecting { by: Mono, since: Mono },
-    Subscribing { by: Mono, watch: Watch },
+    Subscribing { by: Mono, progress: Progress, watch: Watch },
     Live { since: Mono, watch: Watch },
     Closing { by: Mono, reason: Reason, then: Then },
     Paused,
@@ -142,12 +181,25 @@ enum Then {
     Stop,
 }
 
+/// How far subscribing has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    /// The subscription to be sent next, and when.
+    next: usize,
+    next_at: Mono,
+    /// Whether the last one has left.
+    all_sent: bool,
+    acks: usize,
+}
+
 /// Deadlines of an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Watch {
     stale_from: Mono,
     ping_at: Mono,
     pong_by: Option<Mono>,
+    heartbeat_at: Mono,
+    answer_by: Option<Mono>,
 }
 
 /// The machine of one feed.
@@ -156,18 +208,37 @@ pub struct Session {
     rules: Rules,
     backoff: Backoff,
     state: State,
+    /// Why it ended, where that was the venue's word.
+    refused: bool,
 }
 
 impl Session {
     /// Starts in Waiting, due at `now`; `seed` is for the jitter.
     pub fn new(rules: Rules, seed: u64, now: Mono) -> Session {
         let backoff = Backoff::new(rules.backoff_min, rules.backoff_max, seed);
-        Session { rules, backoff, state: State::Waiting { until: now } }
+        Session { rules, backoff, state: State::Waiting { until: now }, refused: false }
+    }
+
+    /// Other rules from now on. What an open connection waits for keeps its deadline; ask for
+    /// [`Ask::Reload`] next.
+    pub fn set_rules(&mut self, rules: Rules, seed: u64) {
+        self.backoff = Backoff::new(rules.backoff_min, rules.backoff_max, seed);
+        self.rules = rules;
     }
 
     /// Whether it has ended for good.
     pub fn is_stopped(&self) -> bool {
         self.state == State::Stopped
+    }
+
+    /// Whether it has ended because the venue refused a subscription.
+    pub fn is_refused(&self) -> bool {
+        self.is_stopped() && self.refused
+    }
+
+    /// Whether acknowledgements are awaited.
+    pub fn awaits_acks(&self) -> bool {
+        self.rules.acks > 0 && matches!(self.state, State::Subscribing { .. })
     }
 
     /// Whether messages are to be expected: connected, subscribed, not closing.
@@ -193,8 +264,9 @@ impl Session {
         match &self.state {
             State::Waiting { until } => Some(*until),
             State::Connecting { by, .. } | State::Closing { by, .. } => Some(*by),
-            State::Subscribing { by, watch } => {
-                Some(self.watch_deadline(watch).map_or(*by, |watch| watch.min(*by)))
+            State::Subscribing { by, progress, watch } => {
+                let next = (progress.next < self.rules.subscriptions).then_some(progress.next_at);
+                [Some(*by), next, self.watch_deadline(watch)].into_iter().flatten().min()
             }
             State::Live { watch, .. } => self.watch_deadline(watch),
             State::Paused | State::Stopped => None,
@@ -203,9 +275,10 @@ impl Session {
 
     fn watch_deadline(&self, watch: &Watch) -> Option<Mono> {
         let ping = (!self.rules.ping_every.is_zero()).then_some(watch.ping_at);
+        let heartbeat = (!self.rules.heartbeat_every.is_zero()).then_some(watch.heartbeat_at);
         let stale = (!self.rules.stale_after.is_zero())
             .then(|| watch.stale_from.after(self.rules.stale_after));
-        [ping, watch.pong_by, stale].into_iter().flatten().min()
+        [ping, watch.pong_by, heartbeat, watch.answer_by, stale].into_iter().flatten().min()
     }
 
     /// Takes one input and appends what is to be done about it.
@@ -213,7 +286,11 @@ impl Session {
         match input {
             Input::Tick => self.tick(now, actions),
             Input::Connected => self.connected(now, actions),
-            Input::Subscribed => self.subscribed(now, actions),
+            Input::Postponed { until } => self.postponed(until),
+            Input::Flushed => self.flushed(now, actions),
+            Input::Acked => self.acked(now, actions),
+            Input::Refused(text) => self.refused(now, text, actions),
+            Input::Answered => self.answered(),
             Input::ConnectFailed { reason, retry_after } => {
                 self.connect_failed(now, reason, retry_after, actions);
             }
@@ -227,12 +304,22 @@ impl Session {
     fn tick(&mut self, now: Mono, actions: &mut Vec<Action>) {
         match &mut self.state {
             State::Waiting { until } if now >= *until => self.connect(now, actions),
-            State::Subscribing { by, .. } if now >= *by => {
-                let limit = self.rules.connect_timeout;
-                let reason = Reason::Timeout { stage: Stage::Subscribe, limit };
+            State::Subscribing { by, progress, .. } if now >= *by => {
+                let reason = if progress.all_sent {
+                    let (acks, wanted) = (progress.acks, self.rules.acks);
+                    Reason::NoAck { limit: self.rules.ack_deadline, acks, wanted }
+                } else {
+                    let limit = self.rules.connect_timeout;
+                    Reason::Timeout { stage: Stage::Subscribe, limit }
+                };
                 self.close(now, reason, Then::Backoff, actions);
             }
-            State::Subscribing { watch, .. } | State::Live { watch, .. } => {
+            State::Subscribing { watch, .. } => {
+                let watch = *watch;
+                self.subscribe_next(now, actions);
+                self.check_watch(now, watch, actions);
+            }
+            State::Live { watch, .. } => {
                 let watch = *watch;
                 self.check_watch(now, watch, actions);
             }
@@ -256,24 +343,94 @@ impl Session {
             return;
         };
         // Staleness counts from the moment of connecting: a venue that never sends is found too.
-        let ping_at = now.after(self.rules.ping_every);
-        let watch = Watch { stale_from: since, ping_at, pong_by: None };
-        self.state = State::Subscribing { by: now.after(self.rules.connect_timeout), watch };
-        actions.extend((0..self.rules.subscriptions).map(Action::Subscribe));
+        let watch = Watch {
+            stale_from: since,
+            ping_at: now.after(self.rules.ping_every),
+            pong_by: None,
+            heartbeat_at: now.after(self.rules.heartbeat_every),
+            answer_by: None,
+        };
+        let pauses = u32::try_from(self.rules.subscriptions).unwrap_or(u32::MAX);
+        let pace = self.rules.subscribe_every.saturating_mul(pauses);
+        let by = now.after(self.rules.connect_timeout.saturating_add(pace));
+        let progress = Progress { next: 0, next_at: now, all_sent: false, acks: 0 };
+        self.state = State::Subscribing { by, progress, watch };
+        self.subscribe_next(now, actions);
         if self.rules.subscriptions == 0 {
-            self.subscribed(now, actions);
+            self.flushed(now, actions);
         }
     }
 
-    fn subscribed(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if let State::Subscribing { watch, .. } = self.state {
+    fn postponed(&mut self, until: Mono) {
+        if matches!(self.state, State::Connecting { .. }) {
+            self.state = State::Waiting { until };
+        }
+    }
+
+    /// All that are due: one after the other with a pause between, or all at once.
+    fn subscribe_next(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let Rules { subscriptions, subscribe_every, .. } = self.rules;
+        if let State::Subscribing { progress, .. } = &mut self.state {
+            while progress.next < subscriptions && now >= progress.next_at {
+                actions.push(Action::Subscribe(progress.next));
+                progress.next += 1;
+                progress.next_at = now.after(subscribe_every);
+            }
+        }
+    }
+
+    fn flushed(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let State::Subscribing { by, progress, .. } = &mut self.state
+            && progress.next == self.rules.subscriptions
+            && !progress.all_sent
+        {
+            progress.all_sent = true;
+            *by = now.after(self.rules.ack_deadline);
+            self.go_live_if_acked(now, actions);
+        }
+    }
+
+    fn acked(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let State::Subscribing { progress, .. } = &mut self.state {
+            progress.acks += 1;
+            self.go_live_if_acked(now, actions);
+        }
+    }
+
+    fn go_live_if_acked(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let State::Subscribing { progress, watch, .. } = self.state
+            && progress.all_sent
+            && progress.acks >= self.rules.acks
+        {
             self.state = State::Live { since: now, watch };
             actions.push(Action::GoLive);
         }
     }
 
+    fn refused(&mut self, now: Mono, text: String, actions: &mut Vec<Action>) {
+        if !matches!(self.state, State::Subscribing { .. } | State::Live { .. }) {
+            return;
+        }
+        match self.rules.on_refusal {
+            // Nothing more will come for it: that settles it as an acknowledgement would.
+            OnRefusal::Log => self.acked(now, actions),
+            OnRefusal::Retry => self.close(now, Reason::Refused { text }, Then::Backoff, actions),
+            OnRefusal::Stop => {
+                self.refused = true;
+                self.close(now, Reason::Refused { text }, Then::Stop, actions);
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        if let State::Subscribing { watch, .. } | State::Live { watch, .. } = &mut self.state {
+            watch.answer_by = None;
+        }
+    }
+
     fn check_watch(&mut self, now: Mono, watch: Watch, actions: &mut Vec<Action>) {
         let Rules { ping_every, pong_deadline, stale_after, .. } = self.rules;
+        let Rules { heartbeat_every, answer_deadline, .. } = self.rules;
         if !stale_after.is_zero() && now >= watch.stale_from.after(stale_after) {
             actions.push(Action::NoteStale(stale_after));
             self.close(now, Reason::Stale { limit: stale_after }, Then::Backoff, actions);
@@ -283,13 +440,25 @@ impl Session {
             self.close(now, Reason::NoPong { limit: pong_deadline }, Then::Backoff, actions);
             return;
         }
+        if watch.answer_by.is_some_and(|by| now >= by) {
+            self.close(now, Reason::NoAnswer { limit: answer_deadline }, Then::Backoff, actions);
+            return;
+        }
+        let (State::Subscribing { watch, .. } | State::Live { watch, .. }) = &mut self.state else {
+            return;
+        };
         if !ping_every.is_zero() && now >= watch.ping_at {
             actions.push(Action::Ping);
-            if let State::Subscribing { watch, .. } | State::Live { watch, .. } = &mut self.state {
-                watch.ping_at = now.after(ping_every);
-                if !pong_deadline.is_zero() {
-                    watch.pong_by.get_or_insert(now.after(pong_deadline));
-                }
+            watch.ping_at = now.after(ping_every);
+            if !pong_deadline.is_zero() {
+                watch.pong_by.get_or_insert(now.after(pong_deadline));
+            }
+        }
+        if !heartbeat_every.is_zero() && now >= watch.heartbeat_at {
+            actions.push(Action::Heartbeat);
+            watch.heartbeat_at = now.after(heartbeat_every);
+            if !answer_deadline.is_zero() {
+                watch.answer_by.get_or_insert(now.after(answer_deadline));
             }
         }
     }
@@ -345,7 +514,10 @@ impl Session {
     }
 
     fn note_health(&mut self, now: Mono, reason: &Reason) {
-        let silent = matches!(reason, Reason::Stale { .. } | Reason::NoPong { .. });
+        let silent = matches!(
+            reason,
+            Reason::Stale { .. } | Reason::NoPong { .. } | Reason::NoAnswer { .. }
+        );
         if let State::Live { since, .. } = self.state
             && !silent
             && now.since(since) >= HEALTHY_AFTER.min(self.rules.backoff_max)
@@ -384,6 +556,7 @@ impl Session {
             Ask::Complete => (Reason::Complete, Then::Stop),
             Ask::Pause => (Reason::Paused, Then::Pause),
             Ask::Reconnect => (Reason::Reconnect, Then::AtOnce),
+            Ask::Reload => (Reason::Reload, Then::AtOnce),
             Ask::Resume => {
                 self.resume(now, actions);
                 return;

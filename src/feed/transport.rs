@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 
+use super::budget::Budgets;
 use super::session::{Reason, Stage};
 use super::socket::Socket;
 use super::tls::{TlsConnectors, TlsOptions};
@@ -25,7 +26,7 @@ use crate::tape::event::StampClock;
 const ATTEMPT_MIN: Duration = Duration::from_millis(250);
 
 /// How to get to a server, whichever it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// For `wss` and `https`.
     pub tls: TlsOptions,
@@ -50,6 +51,8 @@ pub struct Network {
     pub resolver: Resolver,
     /// TLS connectors.
     pub connectors: TlsConnectors,
+    /// Connections that hosts allow.
+    pub budgets: Budgets,
 }
 
 /// TCP, with or without TLS.

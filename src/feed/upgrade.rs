@@ -29,7 +29,7 @@ pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where to connect, and as whom.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// The address.
     pub url: FeedUrl,

@@ -91,6 +91,24 @@ pub enum Event<'a> {
         /// When.
         at: UnixNs,
     },
+    /// The venue acknowledged a subscription.
+    Subscribed {
+        /// Number of the connection.
+        conn: u64,
+        /// Its words, or their beginning; the whole message stands on the tape as well.
+        text: &'a str,
+        /// When.
+        at: UnixNs,
+    },
+    /// The venue refused a subscription.
+    Refused {
+        /// Number of the connection.
+        conn: u64,
+        /// Its words, or their beginning; the whole message stands on the tape as well.
+        text: &'a str,
+        /// When.
+        at: UnixNs,
+    },
     /// A connection, or the attempt at one, ended.
     Disconnected {
         /// Number of the connection.
@@ -108,12 +126,16 @@ pub enum Event<'a> {
         /// When.
         at: UnixNs,
     },
-    /// No data for `--stale-after`; the connection is closed because of it.
+    /// No data for `--stale-after`: the connection is closed because of it. With a key: no data of
+    /// this symbol or topic.
     Stale {
         /// Number of the connection.
         conn: u64,
         /// The limit that passed.
         after_ms: u64,
+        /// The symbol or topic.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
         /// When.
         at: UnixNs,
     },

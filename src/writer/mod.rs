@@ -208,6 +208,7 @@ impl Writer {
                 self.write_batch();
                 self.close(feed);
             }
+            Parcel::Url(feed, url) => self.tapes[feed].url = url,
         }
     }
 

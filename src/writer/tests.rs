@@ -408,7 +408,8 @@ fn events_keep_their_place_when_the_disk_fails() {
     let mut rig = Rig::new(&disk);
     rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
     disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
-    rig.lines[0].event(EventStamp::Previous, &Event::Stale { conn: 1, after_ms: 7, at: 8 });
+    rig.lines[0]
+        .event(EventStamp::Previous, &Event::Stale { conn: 1, after_ms: 7, key: None, at: 8 });
     rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
     rig.end(Compression::None);
     assert_eq!(messages_on(&disk)[0].len(), 2);

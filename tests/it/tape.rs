@@ -104,7 +104,7 @@ fn outline_event(event: &Value) -> String {
     let keys: &[&str] = match name {
         "segment" => &["segment"],
         "connecting" | "connected" | "stale" => &["conn"],
-        "sent" => &["conn", "text"],
+        "sent" | "subscribed" | "refused" => &["conn", "text"],
         "disconnected" => &["conn", "code"],
         "gap" => &["reason"],
         _ => &[],

@@ -1,0 +1,181 @@
+//! Options of the recorder as a whole: where and how tapes are written.
+//!
+//! Owns their defaults and bounds. Those of single feeds are in [`super::feed`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::RecorderOptions;
+use super::mistakes::Mistakes;
+use crate::feed::OnStall;
+use crate::feed::lines::Rotation;
+use crate::sealer::Compression;
+use crate::syncer::FsyncPolicy;
+use crate::tape::event::StampClock;
+
+/// What was typed, or written at the top of a file.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RecorderArgs {
+    /// Folder for the tapes. It is made if it is not there; one recorder at a time may use it.
+    #[arg(long, value_name = "DIR", help_heading = "Recording")]
+    pub out: Option<PathBuf>,
+
+    /// End after this time, such as 10s or 8h.
+    #[arg(long, value_name = "SPAN", help_heading = "Recording")]
+    pub duration: Option<String>,
+
+    /// Record exactly N messages of each feed, then end.
+    #[arg(long, value_name = "N", help_heading = "Recording")]
+    pub max_messages: Option<String>,
+
+    /// Begin a new segment at multiples of this time of day (UTC). It must divide 24 h.
+    /// [1m..24h]
+    #[arg(long, value_name = "SPAN", default_value = "1h", help_heading = "Recording")]
+    pub rotate_every: String,
+
+    /// Begin a new segment before the open one grows past this size. [64KiB..16GiB]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Recording")]
+    pub rotate_bytes: String,
+
+    /// What finished segments are sealed with: zstd, gzip, or none. None is the cheapest to
+    /// record, and the largest on disk.
+    #[arg(long, value_name = "FORM", default_value = "zstd", help_heading = "Recording")]
+    pub compress: String,
+
+    /// Compression level: 1..19 for zstd, 1..9 for gzip. [default: zstd 3, gzip 6]
+    #[arg(long, value_name = "N", help_heading = "Recording")]
+    pub level: Option<String>,
+
+    /// What was received is in the file after this time at the latest: it survives a crash of the
+    /// recorder. [1ms..10s]
+    #[arg(long, value_name = "SPAN", default_value = "100ms", help_heading = "Recording")]
+    pub flush_every: String,
+
+    /// What was received is on the disk after this time: it survives a power cut. Or `segment`
+    /// (when a segment is finished), or `never`. [100ms..1h]
+    #[arg(long, value_name = "SPAN", default_value = "1s", help_heading = "Recording")]
+    pub fsync: String,
+
+    /// Memory for messages on their way to the disk, over all feeds. [256KiB..1GiB]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Recording")]
+    pub queue_bytes: String,
+
+    /// When that memory is full: `block` waits (the venue is held back by TCP), `drop` drops and
+    /// counts the newest messages.
+    #[arg(long, value_name = "WHAT", default_value = "block", help_heading = "Recording")]
+    pub on_stall: String,
+
+    /// With `block`: begin to drop after waiting so long. [100ms..1h]
+    #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
+    pub stall_deadline: String,
+
+    /// Time to end in order after SIGTERM or SIGINT; what is not sealed by then is sealed at the
+    /// next start. [1s..1h]
+    #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
+    pub stop_timeout: String,
+
+    /// Stop writing while less than this is free on the disk; 0 is no limit.
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", help_heading = "Recording")]
+    pub min_free: String,
+
+    /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
+    #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
+    pub clock: String,
+}
+
+/// Options of the recorder that each of its feeds needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common {
+    pub(super) clock: StampClock,
+    pub(super) on_stall: OnStall,
+    pub(super) stall_deadline: Duration,
+    pub(super) messages_max: Option<u64>,
+}
+
+impl RecorderArgs {
+    /// Checks all but the feeds, which are none yet.
+    pub(super) fn check(&self, mistakes: &mut Mistakes) -> RecorderOptions {
+        if self.out.is_none() {
+            mistakes.about("--out", "is missing: the folder for the tapes");
+        }
+        RecorderOptions {
+            out: self.out.clone().unwrap_or_default(),
+            feeds: Vec::new(),
+            duration: self
+                .duration
+                .as_ref()
+                .map(|text| mistakes.span("--duration", text, "1ms", "3650d", false)),
+            rotation: self.check_rotation(mistakes),
+            compression: self.check_compression(mistakes),
+            flush_every: mistakes.span("--flush-every", &self.flush_every, "1ms", "10s", false),
+            fsync: self.check_fsync(mistakes),
+            queue_bytes: mistakes.size("--queue-bytes", &self.queue_bytes, "256KiB", "1GiB")
+                as usize,
+            stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
+            min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
+        }
+    }
+
+    /// Checks what each feed needs of it.
+    pub(super) fn common(&self, mistakes: &mut Mistakes) -> Common {
+        let clocks = [("kernel", StampClock::Kernel), ("user", StampClock::User)];
+        let on_stall = [("block", OnStall::Block), ("drop", OnStall::Drop)];
+        let deadline = &self.stall_deadline;
+        Common {
+            clock: mistakes.word("--clock", &self.clock, &clocks),
+            on_stall: mistakes.word("--on-stall", &self.on_stall, &on_stall),
+            stall_deadline: mistakes.span("--stall-deadline", deadline, "100ms", "1h", false),
+            messages_max: self
+                .max_messages
+                .as_ref()
+                .map(|text| mistakes.number("--max-messages", text, 1, u64::MAX)),
+        }
+    }
+
+    fn check_rotation(&self, mistakes: &mut Mistakes) -> Rotation {
+        let every = mistakes.span("--rotate-every", &self.rotate_every, "1m", "24h", false);
+        let day = Duration::from_secs(86_400).as_nanos();
+        if every.as_nanos() > 0 && !day.is_multiple_of(every.as_nanos()) {
+            mistakes.add(
+                "--rotate-every",
+                &self.rotate_every,
+                "does not divide 24 h; write for example 15m, 1h or 6h",
+            );
+        }
+        let bytes = mistakes.size("--rotate-bytes", &self.rotate_bytes, "64KiB", "16GiB");
+        Rotation { every, bytes }
+    }
+
+    fn check_compression(&self, mistakes: &mut Mistakes) -> Compression {
+        let mut level = |default: i32, max: i32| {
+            let Some(text) = &self.level else {
+                return default;
+            };
+            match text.parse::<i32>() {
+                Ok(level) if (1..=max).contains(&level) => level,
+                _ => {
+                    let what = format!("must be 1..{max} with --compress {}", self.compress);
+                    mistakes.add("--level", text, &what);
+                    default
+                }
+            }
+        };
+        match self.compress.as_str() {
+            "zstd" => Compression::Zstd { level: level(3, 19) },
+            "gzip" => Compression::Gzip { level: level(6, 9).unsigned_abs() },
+            "none" => Compression::None,
+            other => {
+                mistakes.add("--compress", other, "must be zstd, gzip or none");
+                Compression::None
+            }
+        }
+    }
+
+    fn check_fsync(&self, mistakes: &mut Mistakes) -> FsyncPolicy {
+        match self.fsync.as_str() {
+            "never" => FsyncPolicy::Never,
+            "segment" => FsyncPolicy::Segment,
+            span => FsyncPolicy::Every(mistakes.span("--fsync", span, "100ms", "1h", false)),
+        }
+    }
+}

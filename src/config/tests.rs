@@ -1,0 +1,188 @@
+//! Options as they are typed and written.
+
+use super::*;
+use clap::Parser;
+
+#[derive(Debug, clap::Parser)]
+struct Typed {
+    #[command(flatten)]
+    record: RecordArgs,
+}
+
+fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
+    let words = ["feedtape", "--out", "tapes"].into_iter().chain(typed.split_whitespace());
+    Typed::try_parse_from(words).unwrap().record.check()
+}
+
+#[test]
+fn names_are_given_or_derived_and_unique() {
+    let names = |typed: &str| -> Vec<String> {
+        check(typed).unwrap().feeds.iter().map(|feed| feed.name.to_string()).collect()
+    };
+    assert_eq!(names("btc=ws://h/x?a=b"), ["btc"]);
+    assert_eq!(names("ws://h/x?key=secret"), ["h-x"]);
+    assert_eq!(names("ws://h:81/ wss://h/"), ["h-81", "h"]);
+    assert_eq!(names("ws://h/ ws://h/ h-2=ws://h/"), ["h", "h-3", "h-2"]);
+    let long = format!("ws://h/{}", "x".repeat(200));
+    let names = names(&format!("{long} {long}"));
+    assert_eq!(names[0].len(), 64);
+    assert!(names[1].ends_with("-2") && names[1].len() <= 64, "{names:?}");
+}
+
+#[test]
+fn all_mistakes_are_found_at_once_and_quoted() {
+    let mistakes = check(
+        "a=ws://h/ a=ws://h/ Bad=ws://h/ http://h/ _own=ws://h/ --rotate-every 7h \
+         --rotate-bytes 1KiB --compress lzma --flush-every 0 --fsync sometimes \
+         --queue-bytes lots --on-stall panic --clock gps --max-messages 0 \
+         --backoff-min 10s --backoff-max 1s --max-message 1GiB --subprotocol a,b \
+         --header nocolon --subscribe-file /does/not/exist --cert /does/not/exist",
+    )
+    .unwrap_err();
+    for quoted in [
+        "'a'",
+        "'Bad'",
+        "'http://h/'",
+        "'_own'",
+        "'7h'",
+        "'1KiB'",
+        "'lzma'",
+        "'0'",
+        "'sometimes'",
+        "'lots'",
+        "'panic'",
+        "'gps'",
+        "'1s'",
+        "'1GiB'",
+        "'a,b'",
+        "--header",
+        "'/does/not/exist'",
+        "--cert needs --key",
+    ] {
+        assert!(mistakes.iter().any(|m| m.contains(quoted)), "{quoted}: {mistakes:#?}");
+    }
+    assert!(!mistakes.iter().any(|m| m.contains("nocolon")), "it may be a secret");
+}
+
+#[test]
+fn defaults_are_those_of_the_manual() {
+    let options = check("ws://h/").unwrap();
+    let feed = &options.feeds[0];
+    assert_eq!(options.rotation.every, Duration::from_secs(3600));
+    assert_eq!(options.compression, Compression::Zstd { level: 3 });
+    assert_eq!(options.fsync, FsyncPolicy::Every(Duration::from_secs(1)));
+    assert_eq!(feed.rules.stale_after, Duration::from_secs(300));
+    assert_eq!(feed.target.max_message, 16 << 20);
+    let off = check("ws://h/ --ping-every 0 --stale-after 0 --min-free 0").unwrap();
+    assert!(off.feeds[0].rules.ping_every.is_zero());
+}
+
+/// What a file with this text makes, with what was typed beside it.
+fn check_file(text: &str, typed: &str) -> Result<RecorderOptions, Vec<String>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("feeds.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.display().to_string();
+    let words: Vec<&str> =
+        ["feedtape", "--config", &path].into_iter().chain(typed.split_whitespace()).collect();
+    let matches = <Typed as clap::CommandFactory>::command().try_get_matches_from(words).unwrap();
+    let mut record = <Typed as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().record;
+    record.note_typed(&matches);
+    let folder = format!("{}/", dir.path().display());
+    let strip = |mistakes: Vec<String>| mistakes.iter().map(|m| m.replace(&folder, "")).collect();
+    record.check().map_err(strip)
+}
+
+#[test]
+fn a_file_has_defaults_and_feeds_and_what_is_typed_goes_before() {
+    let text = r#"
+        out = "/var/lib/feedtape"
+        rotate-every = "15m"
+        level = 7
+
+        [defaults]
+        stale-after = "60s"
+        headers = { X-A = "1", X-B = "2" }
+        insecure = true
+        heartbeat = { every = "15s", send = "ping", answer = "pong" }
+
+        [feed.zebra]
+        url = "wss://h/ws"
+        subscribe = ["a", "b"]
+
+        [feed.ape]
+        url = "wss://h/x"
+        stale-after = "5s"
+        insecure = false
+        subscribe = 'c'
+        reply = [{ match = "/ping", send = '{"pong":{/ping}}' }]
+        ack.match = "/result=null"
+    "#;
+    let options = check_file(text, "--rotate-every 1h typed=ws://t/ --stale-after 9s").unwrap();
+    assert_eq!(options.out, PathBuf::from("/var/lib/feedtape"));
+    assert_eq!(options.rotation.every, Duration::from_secs(3600), "typed");
+    assert_eq!(options.compression, Compression::Zstd { level: 7 });
+    let [typed, zebra, ape] = &options.feeds[..] else { panic!("{:?}", options.feeds) };
+    assert_eq!([typed, zebra, ape].map(|f| f.name.as_str()), ["typed", "zebra", "ape"]);
+    assert_eq!(
+        [typed, zebra, ape].map(|f| f.rules.stale_after.as_secs()),
+        [9, 60, 5],
+        "options typed are for feeds typed"
+    );
+    assert_eq!(zebra.subscriptions, [Text::plain("a"), Text::plain("b")]);
+    assert_eq!(zebra.target.headers.len(), 2);
+    assert_eq!(zebra.heartbeat, Some(Text::plain("ping")));
+    assert_eq!(zebra.rules.heartbeat_every, Duration::from_secs(15));
+    assert!(zebra.target.route.tls.insecure && !ape.target.route.tls.insecure);
+    assert_eq!((ape.rules.acks, ape.matchers.replies.len()), (1, 1));
+    assert_eq!(zebra.rules.acks, 0);
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_with_lines() {
+    let text = r#"out = "o"
+stale_after = "1s"
+rotate-evry = "1h"
+min-free = 1.5
+[defaults]
+stale-after = "soon"
+out = "x"
+heartbeat = { evry = "1s" }
+[feed.a]
+url = "ws://h/"
+subscribe = [1, 2]
+max-message = "9GiB"
+insecure = "yes"
+[feed.b]
+url = "http//h/"
+[feed.c]
+symbols = ["x"]
+[feed.Bad]
+url = "ws://h/"
+[feed]
+d = 1
+"#;
+    let mistakes = check_file(text, "").unwrap_err();
+    expect_test::expect![[r#"
+        feeds.toml:2: stale_after: is no option; did you mean 'stale-after'? It belongs under [defaults] or [feed.NAME]: it is for feeds
+        feeds.toml:3: rotate-evry: is no option; did you mean 'rotate-every'?
+        feeds.toml:4: min-free: must be a text, as in "10s", or a whole number
+        feeds.toml:7: [defaults] out: belongs at the top of the file: it is for the recorder
+        feeds.toml:8: [defaults] heartbeat-evry: is no option; did you mean 'heartbeat-every'?
+        feeds.toml:13: [feed.a] insecure: must be true or false
+        feeds.toml:16: [feed.c] has no url
+        feeds.toml:21: [feed] d: must be a table: [feed.NAME] with its options below
+        feeds.toml:12: [feed.a] max-message '9GiB': must be from 1KiB to 256MiB
+        feeds.toml:6: [defaults] stale-after: 'soon' is not a time span: write a number and a unit, like 250ms or 1h30m
+        feeds.toml:15: [feed.b] url: 'http//h/' is not the URL of a feed: it has no scheme; write ws://HOST/... or wss://HOST/...
+        feeds.toml:19: [feed.Bad] url: 'Bad' can't name a feed: use up to 64 of a-z 0-9 . _ - and start with a letter or digit
+    "#]]
+    .assert_eq(&(mistakes.join("\n") + "\n"));
+}
+
+#[test]
+fn broken_toml_is_told_with_lines() {
+    let mistakes = check_file("out = \n[feed.a\nurl = 'x'\nurl = 'y'\n", "").unwrap_err();
+    assert!(mistakes.iter().all(|m| m.starts_with("feeds.toml:")), "{mistakes:?}");
+    assert!(mistakes.len() >= 2, "{mistakes:?}");
+}
