@@ -5,13 +5,16 @@
 
 pub mod connection;
 pub mod lines;
+pub mod proxy;
 pub mod reason;
+mod redirect;
 mod run;
 pub mod session;
 pub mod socket;
 pub mod text;
 pub mod tls;
 pub mod transport;
+mod tunnel;
 pub mod upgrade;
 pub mod url;
 pub mod wait;

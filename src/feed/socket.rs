@@ -4,13 +4,13 @@
 //! ([`super::transport`]).
 
 use std::io::{self, IoSliceMut, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
+    connect, recvmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 
@@ -61,11 +61,16 @@ struct ReadAhead {
 }
 
 impl Socket {
-    /// Begins to connect to `address`; done once [`Socket::finish_connect`] says so.
+    /// Begins to connect to `address`, from the local address `from` where one is given; done
+    /// once [`Socket::finish_connect`] says so.
     ///
     /// # Errors
-    /// Those of socket(2), setsockopt(2), connect(2).
-    pub fn connect(address: SocketAddr, want: StampClock) -> io::Result<Socket> {
+    /// Those of socket(2), setsockopt(2), bind(2), connect(2).
+    pub fn connect(
+        address: SocketAddr,
+        from: Option<IpAddr>,
+        want: StampClock,
+    ) -> io::Result<Socket> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -76,6 +81,15 @@ impl Socket {
         // A kernel without it stamps nothing: then the clock is read after each read.
         let stamped = want == StampClock::Kernel
             && setsockopt(&fd, sockopt::ReceiveTimestampns, &true).is_ok();
+        if let Some(from) = from {
+            // The port is chosen in connect(2), where one that serves another server is free too.
+            // A kernel without the option has fewer ports to give.
+            let _ = setsockopt(&fd, sockopt::IpBindAddressNoPort, &true);
+            let local = SockaddrStorage::from(SocketAddr::new(from, 0));
+            bind(fd.as_raw_fd(), &local).map_err(|error| {
+                io::Error::other(format!("can't connect from {from}: {}", io::Error::from(error)))
+            })?;
+        }
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),
