@@ -1,19 +1,25 @@
 //! Name lookups, which have no timeout of their own and so must not happen on a feed's thread.
 //!
-//! Owns a few threads that call getaddrinfo(3). An answer nobody waits for any more is dropped,
-//! and so is a question whose deadline passed before its turn came.
+//! Owns a few threads that call getaddrinfo(3). There is at most one lookup of a host under way;
+//! who asks meanwhile waits for its answer, so that a host whose lookups hang holds one thread, not
+//! all. A lookup that hangs ends when the system's resolver gives up (with glibc's defaults after
+//! 10 s for each name server). An answer nobody waits for any more is dropped, and so is a question
+//! whose deadline passed before its turn came.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::clock::{Mono, mono_now};
 
 /// Lookups under way at once.
 const THREADS: usize = 4;
-/// Lookups waiting for their turn; each feed has at most one that still counts.
+/// Hosts waiting for their turn, and questions waiting for one host; each feed has at most one
+/// question that still counts.
 const QUEUE_MAX: usize = 4096;
 /// glibc's name service modules are loaded and run on this stack.
 const STACK_BYTES: usize = 256 << 10;
@@ -22,16 +28,19 @@ const STACK_BYTES: usize = 256 << 10;
 pub type Reply = Box<dyn FnOnce(io::Result<Vec<SocketAddr>>) + Send>;
 
 struct Question {
-    host: String,
     port: u16,
     by: Mono,
     reply: Reply,
 }
 
+/// Questions by host, from being asked until the answer is there.
+type Open = Mutex<HashMap<String, Vec<Question>>>;
+
 /// Looks names up. Clones ask the same threads, which end when the last clone is dropped.
 #[derive(Clone)]
 pub struct Resolver {
-    questions: Sender<Question>,
+    open: Arc<Open>,
+    hosts: Sender<String>,
 }
 
 impl Resolver {
@@ -41,20 +50,22 @@ impl Resolver {
     /// # Errors
     /// No threads to be had.
     pub fn start() -> io::Result<Resolver> {
-        let (questions, asked) = bounded::<Question>(QUEUE_MAX);
+        Resolver::start_with(look_up)
+    }
+
+    fn start_with(
+        look_up: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Clone + Send + 'static,
+    ) -> io::Result<Resolver> {
+        let (hosts, asked) = bounded::<String>(QUEUE_MAX);
+        let open = Arc::new(Open::default());
         for n in 0..THREADS {
-            let asked = asked.clone();
-            thread::Builder::new().name(format!("resolver-{n}")).stack_size(STACK_BYTES).spawn(
-                move || {
-                    for question in asked {
-                        if mono_now() < question.by {
-                            (question.reply)(look_up(&question.host, question.port));
-                        }
-                    }
-                },
-            )?;
+            let (open, asked, look_up) = (Arc::clone(&open), asked.clone(), look_up.clone());
+            thread::Builder::new()
+                .name(format!("resolver-{n}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || answer_all(&open, &asked, look_up))?;
         }
-        Ok(Resolver { questions })
+        Ok(Resolver { open, hosts })
     }
 
     /// Asks for the addresses of `host`; `reply` is called on another thread, or never where
@@ -63,16 +74,79 @@ impl Resolver {
     /// # Errors
     /// Too many lookups are waiting already.
     pub fn look_up(&self, host: &str, port: u16, by: Mono, reply: Reply) -> io::Result<()> {
-        let question = Question { host: host.to_string(), port, by, reply };
-        self.questions.try_send(question).map_err(|error| match error {
-            TrySendError::Full(_) => io::Error::other("too many name lookups are waiting"),
+        let too_many = || io::Error::other("too many name lookups are waiting");
+        let question = Question { port, by, reply };
+        let mut open = lock(&self.open);
+        if let Some(questions) = open.get_mut(host) {
+            // Those are of attempts that have ended: while a lookup hangs they would add up.
+            let now = mono_now();
+            questions.retain(|question| question.by > now);
+            if questions.len() == QUEUE_MAX {
+                return Err(too_many());
+            }
+            questions.push(question);
+            return Ok(());
+        }
+        self.hosts.try_send(host.to_string()).map_err(|error| match error {
+            TrySendError::Full(_) => too_many(),
             TrySendError::Disconnected(_) => io::Error::other("the resolver has ended"),
-        })
+        })?;
+        // The lock is still held: no thread has come for the questions yet.
+        open.insert(host.to_string(), vec![question]);
+        Ok(())
     }
 }
 
-fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok(interleave((host, port).to_socket_addrs()?))
+fn lock(open: &Open) -> MutexGuard<'_, HashMap<String, Vec<Question>>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answer_all(
+    open: &Open,
+    asked: &Receiver<String>,
+    look_up: impl Fn(&str) -> io::Result<Vec<SocketAddr>>,
+) {
+    for host in asked {
+        if !is_wanted(open, &host) {
+            continue;
+        }
+        let answer = look_up(&host);
+        let questions = lock(open).remove(&host).unwrap_or_default();
+        let now = mono_now();
+        for question in questions.into_iter().filter(|question| question.by > now) {
+            (question.reply)(copy_for(&answer, question.port));
+        }
+    }
+}
+
+/// Whether anybody still waits for the host's addresses; where not, it is open no longer.
+fn is_wanted(open: &Open, host: &str) -> bool {
+    let mut open = lock(open);
+    let now = mono_now();
+    let wanted = open.get(host).is_some_and(|asked| asked.iter().any(|one| one.by > now));
+    if !wanted {
+        open.remove(host);
+    }
+    wanted
+}
+
+/// The answer for one who asked: all get the same, and each wants a port of its own.
+fn copy_for(answer: &io::Result<Vec<SocketAddr>>, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match answer {
+        Ok(addresses) => Ok(addresses
+            .iter()
+            .map(|address| {
+                let mut address = *address;
+                address.set_port(port);
+                address
+            })
+            .collect()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(interleave((host, 0).to_socket_addrs()?))
 }
 
 /// The families by turns, each in the order given, so that a dead family costs one attempt.
@@ -130,5 +204,38 @@ mod tests {
         let addresses = answers.recv_timeout(Duration::from_secs(30)).unwrap().unwrap();
         assert!(addresses.iter().all(|a| a.ip().is_loopback() && a.port() == 7), "{addresses:?}");
         assert!(answers.try_recv().is_err(), "the question that came too late has no answer");
+    }
+
+    /// Twelve questions for one host hang, and another host is still looked up.
+    #[test]
+    fn a_host_that_hangs_holds_one_thread() {
+        let (release, released) = bounded::<()>(0);
+        let (began, begun) = bounded(100);
+        let resolver = Resolver::start_with(move |host: &str| {
+            began.send(host.to_string()).unwrap();
+            if host == "hangs" {
+                // Ends with an error when the test lets go.
+                let _ = released.recv();
+            }
+            Ok(vec!["192.0.2.1:0".parse().unwrap()])
+        })
+        .unwrap();
+        let (sender, answers) = bounded(100);
+        let ask = |host: &'static str, port: u16| {
+            let sender = sender.clone();
+            let reply: Reply =
+                Box::new(move |answer| sender.send((host, answer.unwrap())).unwrap());
+            resolver.look_up(host, port, mono_now().after(Duration::from_secs(60)), reply).unwrap();
+        };
+        (1..=12).for_each(|port| ask("hangs", port));
+        ask("answers", 7);
+        let first = answers.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(first, ("answers", vec!["192.0.2.1:7".parse().unwrap()]));
+        drop(release);
+        let ports: Vec<u16> = (1..=12)
+            .map(|_| answers.recv_timeout(Duration::from_secs(30)).unwrap().1[0].port())
+            .collect();
+        assert_eq!(ports, (1..=12).collect::<Vec<u16>>(), "each gets its own port, in order");
+        assert_eq!(begun.try_iter().filter(|host| host == "hangs").count(), 1);
     }
 }

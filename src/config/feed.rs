@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::lists::{Lists, Part};
 use super::mistakes::Mistakes;
+use super::network;
 use super::recorder::Common;
 use super::secrets;
 use crate::feed::FeedOptions;
@@ -98,7 +99,7 @@ pub struct FeedArgs {
     #[arg(long, value_name = "NAME", help_heading = "Feeds")]
     pub subprotocol: Vec<String>,
 
-    /// Limit for name lookup, connecting, TLS and upgrade together. [100ms..5m]
+    /// Limit for name lookup, connecting, proxy, TLS and upgrade together. [100ms..5m]
     #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Feeds")]
     pub connect_timeout: String,
 
@@ -168,6 +169,20 @@ pub struct FeedArgs {
     /// Largest message; a larger one is a loss, noted on the tape. [1KiB..256MiB]
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Feeds")]
     pub max_message: String,
+
+    /// Connect through this proxy: http://[USER:PASSWORD@]HOST:PORT, or the same with socks5://.
+    /// It looks the venue's name up. `none` is to connect directly. [default: what the environment
+    /// says in https_proxy (for wss), http_proxy (for ws), all_proxy and no_proxy]
+    #[arg(long, value_name = "URL", help_heading = "Feeds")]
+    pub proxy: Option<String>,
+
+    /// Connect from this IP address of the machine, and so to addresses of its family only.
+    #[arg(long, value_name = "ADDR", help_heading = "Feeds")]
+    pub bind: Option<String>,
+
+    /// Connect to addresses of this family only: any, ipv4 or ipv6.
+    #[arg(long, value_name = "FAMILY", default_value = "any", help_heading = "Feeds")]
+    pub family: String,
 
     /// Trust the CA certificates in this PEM file too.
     #[arg(long, value_name = "FILE", help_heading = "Feeds")]
@@ -299,7 +314,12 @@ impl FeedArgs {
                 url: FeedUrl::parse(&Text::plain("ws://localhost/")).expect("this is a URL"),
                 headers: self.check_headers(mistakes),
                 subprotocols: self.check_subprotocols(mistakes),
-                route: Route { tls: self.check_tls(mistakes), clock: common.clock },
+                route: Route {
+                    tls: self.check_tls(mistakes),
+                    clock: common.clock,
+                    proxies: network::check_proxies(self.proxy.as_deref(), mistakes),
+                    from: network::check_origin(self.bind.as_deref(), &self.family, mistakes),
+                },
                 max_message: max_message as usize,
             },
             subscriptions: Vec::new(),

@@ -10,6 +10,7 @@ mod feed;
 mod file;
 mod lists;
 mod mistakes;
+mod network;
 mod recorder;
 mod secrets;
 mod typed;

@@ -28,6 +28,8 @@ pub enum Stage {
     Lookup,
     /// Connecting TCP.
     Connect,
+    /// Asking a proxy to pass us on.
+    Proxy,
     /// The TLS handshake.
     Tls,
     /// The WebSocket upgrade.
@@ -41,6 +43,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Stage::Lookup => "lookup",
             Stage::Connect => "connect",
+            Stage::Proxy => "proxy",
             Stage::Tls => "tls",
             Stage::Upgrade => "upgrade",
             Stage::Subscribe => "subscribe",

@@ -27,6 +27,7 @@ use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::stats::FeedStats;
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
+use crate::units::format_span;
 
 /// Messages read before deadlines are looked at again.
 const READS_MAX: usize = 64;
@@ -419,6 +420,7 @@ impl FeedLoop {
     fn connected(&mut self, upgraded: Upgraded) {
         let peer = upgraded.peer.to_string();
         let status = upgraded.status;
+        let way = upgraded.way.clone();
         let subprotocol = upgraded.subprotocol.clone();
         let connection = Connection::new(upgraded);
         let socket = connection.socket();
@@ -437,7 +439,7 @@ impl FeedLoop {
         self.subscribing = false;
         self.stats.connections.add(1);
         let took = mono_now().since(self.figures.since).as_millis();
-        self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms"));
+        self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms{way}"));
     }
 
     fn subscribe(&mut self, n: usize) -> Option<Input> {
@@ -508,9 +510,20 @@ impl FeedLoop {
         };
         let messages = self.figures.messages;
         if was_connected {
-            self.log(level, format_args!("disconnected after {messages} messages: {text}"));
+            let text =
+                format_args!("disconnected after {messages} messages: {text}{}", self.next());
+            self.log(level, text);
         } else {
-            self.log(level, format_args!("can't connect: {text}"));
+            self.log(level, format_args!("can't connect: {text}{}", self.next()));
+        }
+    }
+
+    /// When it will be tried again, for the log.
+    fn next(&self) -> String {
+        let wait = self.session.waiting_until().map(|until| until.since(mono_now()).as_millis());
+        match wait.map(|ms| ms as u64).filter(|ms| *ms > 0) {
+            Some(ms) => format!("; next attempt in {}", format_span(Duration::from_millis(ms))),
+            None => String::new(),
         }
     }
 

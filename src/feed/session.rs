@@ -24,6 +24,10 @@ use crate::clock::Mono;
 /// The close handshake may take so long; then the socket is dropped.
 pub const CLOSING_MAX: Duration = Duration::from_secs(1);
 
+/// As [`Input::ConnectFailed`]'s `retry_after`: the server wants us to stay away and doesn't say for
+/// how long. That is the longest wait, `--backoff-max`.
+pub const STAY_AWAY: Duration = Duration::MAX;
+
 /// A connection that lived so long (or `--backoff-max`, where that is less) resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
@@ -472,7 +476,11 @@ impl Session {
     ) {
         if matches!(self.state, State::Connecting { .. }) {
             actions.push(Action::Disconnect(reason));
-            let wait = self.backoff.next_wait(retry_after.unwrap_or_default());
+            let floor = match retry_after {
+                Some(STAY_AWAY) => self.rules.backoff_max,
+                other => other.unwrap_or_default(),
+            };
+            let wait = self.backoff.next_wait(floor);
             self.state = State::Waiting { until: now.after(wait) };
         }
     }

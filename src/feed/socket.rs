@@ -4,13 +4,13 @@
 //! ([`super::transport`]).
 
 use std::io::{self, IoSliceMut, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, connect,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
+    connect, recvmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 
@@ -26,6 +26,19 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 /// that sends frames of no message without an end (continuations, say) else keeps a feed in one
 /// call for ever, where no deadline and no stop reaches it.
 const READS_IN_A_ROW_MAX: u32 = 64;
+
+/// The kernel asks the other side whether it is still there after so long without a packet, in
+/// seconds: below the minute or more after which firewalls and NAT forget a connection, so that it
+/// also keeps one open that has nothing to say.
+const KEEPALIVE_IDLE_S: u32 = 30;
+/// It asks again this often, in seconds, and so many times.
+const KEEPALIVE_EVERY_S: u32 = 10;
+/// See [`KEEPALIVE_EVERY_S`]. Three lost packets in a row are no accident.
+const KEEPALIVE_COUNT: u32 = 3;
+/// What we sent (a subscription, a pong) must be acknowledged within this, in milliseconds. By
+/// default the kernel sends again for about a quarter of an hour. While this is set it also
+/// decides when unanswered questions end the connection: it is the time that these take.
+const UNACKNOWLEDGED_MAX_MS: u32 = (KEEPALIVE_IDLE_S + KEEPALIVE_COUNT * KEEPALIVE_EVERY_S) * 1000;
 
 /// A connected or connecting TCP socket.
 #[derive(Debug)]
@@ -48,11 +61,16 @@ struct ReadAhead {
 }
 
 impl Socket {
-    /// Begins to connect to `address`; done once [`Socket::finish_connect`] says so.
+    /// Begins to connect to `address`, from the local address `from` where one is given; done
+    /// once [`Socket::finish_connect`] says so.
     ///
     /// # Errors
-    /// Those of socket(2), setsockopt(2), connect(2).
-    pub fn connect(address: SocketAddr, want: StampClock) -> io::Result<Socket> {
+    /// Those of socket(2), setsockopt(2), bind(2), connect(2).
+    pub fn connect(
+        address: SocketAddr,
+        from: Option<IpAddr>,
+        want: StampClock,
+    ) -> io::Result<Socket> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -63,6 +81,15 @@ impl Socket {
         // A kernel without it stamps nothing: then the clock is read after each read.
         let stamped = want == StampClock::Kernel
             && setsockopt(&fd, sockopt::ReceiveTimestampns, &true).is_ok();
+        if let Some(from) = from {
+            // The port is chosen in connect(2), where one that serves another server is free too.
+            // A kernel without the option has fewer ports to give.
+            let _ = setsockopt(&fd, sockopt::IpBindAddressNoPort, &true);
+            let local = SockaddrStorage::from(SocketAddr::new(from, 0));
+            bind(fd.as_raw_fd(), &local).map_err(|error| {
+                io::Error::other(format!("can't connect from {from}: {}", io::Error::from(error)))
+            })?;
+        }
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -79,15 +106,28 @@ impl Socket {
         })
     }
 
-    /// After the socket became writable: whether the connection stands.
+    /// After the socket became writable: whether the connection stands. From then on the kernel
+    /// watches over it.
     ///
     /// # Errors
     /// Why it does not.
     pub fn finish_connect(&self) -> io::Result<()> {
-        match self.tcp.take_error()? {
-            Some(error) => Err(error),
-            None => self.tcp.peer_addr().map(|_| ()),
+        if let Some(error) = self.tcp.take_error()? {
+            return Err(error);
         }
+        self.tcp.peer_addr()?;
+        self.watch_over()
+    }
+
+    /// Half-open connections and sends that nobody acknowledges end as errors, also where no
+    /// pings are sent. Not before it stands: `--connect-timeout` may be longer than these.
+    fn watch_over(&self) -> io::Result<()> {
+        setsockopt(&self.tcp, sockopt::KeepAlive, &true)?;
+        setsockopt(&self.tcp, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S)?;
+        setsockopt(&self.tcp, sockopt::TcpKeepInterval, &KEEPALIVE_EVERY_S)?;
+        setsockopt(&self.tcp, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+        setsockopt(&self.tcp, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MAX_MS)?;
+        Ok(())
     }
 
     /// Reads ahead from now on; for TLS, which reads in small pieces.

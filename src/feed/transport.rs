@@ -1,11 +1,11 @@
-//! Getting through to a server: lookup, TCP and TLS, against one deadline.
+//! Getting through to a server: lookup, TCP, proxy and TLS, against one deadline.
 //!
 //! Owns the steps and what their failures are called. The socket never blocks; each step that
-//! would waits in [`super::wait`]. What is spoken then is [`super::upgrade`]'s and
-//! [`super::connection`]'s.
+//! would waits in [`super::wait`]. What is spoken to a proxy is [`super::tunnel`]'s, to a server
+//! [`super::upgrade`]'s and [`super::connection`]'s.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,11 @@ use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 
 use super::budget::Budgets;
+use super::proxy::Proxies;
 use super::session::{Reason, Stage};
 use super::socket::Socket;
 use super::tls::{TlsConnectors, TlsOptions};
+use super::tunnel;
 use super::wait::{Interest, Waker, Woken, wait};
 use crate::clock::{Mono, mono_now};
 use crate::resolver::Resolver;
@@ -32,6 +34,52 @@ pub struct Route {
     pub tls: TlsOptions,
     /// Which stamps are wanted.
     pub clock: StampClock,
+    /// Through whom.
+    pub proxies: Proxies,
+    /// From where.
+    pub from: Origin,
+}
+
+/// From where connections are made, and so to which addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The system chooses.
+    #[default]
+    Any,
+    /// From addresses of one family, IPv4 or IPv6.
+    Family {
+        /// IPv4, else IPv6.
+        v4: bool,
+    },
+    /// From this local address.
+    Address(IpAddr),
+}
+
+impl Origin {
+    fn address(self) -> Option<IpAddr> {
+        match self {
+            Origin::Any | Origin::Family { .. } => None,
+            Origin::Address(address) => Some(address),
+        }
+    }
+
+    /// Those of `addresses` that can be reached from here.
+    fn reachable(self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+        let (v4, wanted_by) = match self {
+            Origin::Any => return Ok(addresses),
+            Origin::Family { v4 } => (v4, format!("--family {}", if v4 { "ipv4" } else { "ipv6" })),
+            Origin::Address(from) => (from.is_ipv4(), format!("--bind {from}")),
+        };
+        let (kept, other): (Vec<_>, Vec<_>) =
+            addresses.into_iter().partition(|address| address.is_ipv4() == v4);
+        if !kept.is_empty() {
+            return Ok(kept);
+        }
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let other: Vec<String> = other.iter().map(|address| address.ip().to_string()).collect();
+        let other = other.join(", ");
+        Err(format!("{wanted_by} needs an {family} address, and there is only {other}"))
+    }
 }
 
 /// A server.
@@ -123,6 +171,17 @@ impl ConnectError {
         let reason = Reason::Failed { stage, cause: printable(&cause.to_string()) };
         ConnectError::Failed { reason, retry_after: None }
     }
+
+    /// Where there is a cause: the same with words before it.
+    pub(super) fn with_context(self, context: impl std::fmt::Display) -> ConnectError {
+        match self {
+            ConnectError::Failed { reason: Reason::Failed { stage, cause }, retry_after } => {
+                let reason = Reason::Failed { stage, cause: format!("{context}: {cause}") };
+                ConnectError::Failed { reason, retry_after }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Text from the other side, fit for a log: no control characters, no more than 500 characters.
@@ -143,7 +202,20 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Opens a stream to the server; all its addresses are tried.
+    /// The same attempt, another way.
+    pub(super) fn by_way_of<'a>(&'a mut self, route: &'a Route) -> Attempt<'a> {
+        Attempt {
+            network: self.network,
+            route,
+            by: self.by,
+            limit: self.limit,
+            waker: self.waker,
+            interrupted: &mut *self.interrupted,
+        }
+    }
+
+    /// Opens a stream to the server, through a proxy where there is one; all addresses are tried.
+    /// The address is the one that we are connected to: the proxy's, where there is one.
     ///
     /// # Errors
     /// The first stage that failed, or that the deadline passed in.
@@ -151,14 +223,33 @@ impl Attempt<'_> {
         &mut self,
         endpoint: Endpoint<'_>,
     ) -> Result<(Stream, SocketAddr), ConnectError> {
-        let addresses = self.look_up(endpoint.host, endpoint.port)?;
-        let (socket, peer) = self.connect_to_any(&addresses)?;
+        let proxy = self.route.proxies.pick(endpoint);
+        let (socket, peer) = match proxy {
+            None => self.reach(endpoint.host, endpoint.port)?,
+            Some(proxy) => {
+                let (mut socket, peer) = self
+                    .reach(&proxy.host, proxy.port)
+                    .map_err(|error| error.with_context(format_args!("proxy {proxy}")))?;
+                tunnel::open(self, &mut socket, proxy, endpoint)?;
+                (socket, peer)
+            }
+        };
         let stream = if endpoint.tls {
             Stream::Tls(Box::new(self.secure(socket, endpoint.host)?))
         } else {
             Stream::Plain(socket)
         };
         Ok((stream, peer))
+    }
+
+    fn reach(&mut self, host: &str, port: u16) -> Result<(Socket, SocketAddr), ConnectError> {
+        let addresses = self.look_up(host, port)?;
+        let addresses = self
+            .route
+            .from
+            .reachable(addresses)
+            .map_err(|cause| ConnectError::at(Stage::Connect, cause))?;
+        self.connect_to_any(&addresses)
     }
 
     /// Waits for the socket, or for the waker alone. `Ok(false)`: `until` passed, but not `by`.
@@ -241,7 +332,7 @@ impl Attempt<'_> {
         address: SocketAddr,
         until: Mono,
     ) -> Result<Result<Socket, String>, ConnectError> {
-        let socket = match Socket::connect(address, self.route.clock) {
+        let socket = match Socket::connect(address, self.route.from.address(), self.route.clock) {
             Ok(socket) => socket,
             Err(error) => return Ok(Err(error.to_string())),
         };
@@ -277,5 +368,28 @@ impl Attempt<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_other_family_are_left_out() {
+        let all: Vec<SocketAddr> =
+            ["[::1]:7", "1.1.1.1:7", "[::2]:7"].map(|text| text.parse().unwrap()).to_vec();
+        let check = |from: Origin, expected: &[usize]| {
+            let expected: Vec<SocketAddr> = expected.iter().map(|at| all[*at]).collect();
+            assert_eq!(from.reachable(all.clone()), Ok(expected), "{from:?}");
+        };
+        let bind = |text: &str| Origin::Address(text.parse().unwrap());
+        check(Origin::Any, &[0, 1, 2]);
+        check(Origin::Family { v4: true }, &[1]);
+        check(Origin::Family { v4: false }, &[0, 2]);
+        check(bind("127.0.0.1"), &[1]);
+        check(bind("::1"), &[0, 2]);
+        let error = bind("127.0.0.1").reachable(vec![all[0], all[2]]).unwrap_err();
+        assert!(error.contains("--bind 127.0.0.1") && error.contains("::1, ::2"), "{error}");
     }
 }

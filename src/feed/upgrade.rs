@@ -1,6 +1,7 @@
-//! The WebSocket upgrade: the request, and what the server may answer.
+//! The WebSocket upgrade: the request, what the server may answer, and redirects.
 //!
-//! Owns what is asked for and what an answer means. The stream below is [`super::transport`]'s;
+//! Owns what is asked for and what an answer means. Where a redirect leads is
+//! [`super::redirect`]'s; the stream below is [`super::transport`]'s;
 //! what is sent and read afterwards is [`super::connection`]'s.
 
 use std::net::SocketAddr;
@@ -15,8 +16,9 @@ use tungstenite::http;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, WebSocket};
 
-use super::session::{Reason, Stage};
-use super::transport::{Attempt, ConnectError, Endpoint, Route, Stream, printable};
+use super::redirect;
+use super::session::{Reason, STAY_AWAY, Stage};
+use super::transport::{Attempt, ConnectError, Endpoint, Route, Stream};
 use super::url::FeedUrl;
 use crate::clock;
 
@@ -25,6 +27,8 @@ const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// tungstenite zeroes what is left of it at each read: large enough to bring many messages at
 /// once, small enough for many feeds.
 pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
+/// So many redirects are followed on the way to one connection.
+const REDIRECTS_MAX: usize = 5;
 /// A longer Retry-After is taken for a mistake.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -53,9 +57,18 @@ pub struct Upgraded {
     pub status: u16,
     /// The subprotocol agreed on.
     pub subprotocol: Option<String>,
+    /// Proxy and redirects on the way there, for the log; empty where there were none.
+    pub way: String,
 }
 
-/// Connects to the target and asks for the upgrade.
+/// The server is elsewhere.
+struct Moved {
+    status: http::StatusCode,
+    location: String,
+}
+
+/// Connects to the target and asks for the upgrade; redirects are followed, for this connection
+/// only.
 ///
 /// # Errors
 /// The first stage that failed, or that the deadline passed in.
@@ -63,9 +76,68 @@ pub(super) fn connect(
     target: &Target,
     attempt: &mut Attempt<'_>,
 ) -> Result<Upgraded, ConnectError> {
-    let FeedUrl { tls, host, port, .. } = &target.url;
-    let (stream, peer) = attempt.open(Endpoint { host, port: *port, tls: *tls })?;
-    upgrade(target, attempt, stream, peer)
+    let mut target = target.clone();
+    let mut way: Vec<String> = Vec::new();
+    loop {
+        let arrived = ask(&target, attempt).map_err(|error| match way.last() {
+            Some(redirected) => error.with_context(redirected),
+            None => error,
+        })?;
+        match arrived {
+            Ok(mut upgraded) => {
+                way.splice(..0, through(&target));
+                upgraded.way = way.iter().map(|part| format!(", {part}")).collect();
+                return Ok(upgraded);
+            }
+            Err(Moved { status, .. }) if way.len() == REDIRECTS_MAX => {
+                let way = way.join(", ");
+                let cause = format!("the server answered {status} after {way}: this does not end");
+                return Err(ConnectError::at(Stage::Upgrade, cause));
+            }
+            Err(moved) => {
+                target = follow(target, &moved)?;
+                way.push(format!("redirected to {}", target.url));
+            }
+        }
+    }
+}
+
+/// One request to one server.
+fn ask(
+    target: &Target,
+    attempt: &mut Attempt<'_>,
+) -> Result<Result<Upgraded, Moved>, ConnectError> {
+    let mut attempt = attempt.by_way_of(&target.route);
+    let (stream, peer) = attempt.open(target.endpoint())?;
+    upgrade(target, &mut attempt, stream, peer)
+}
+
+fn through(target: &Target) -> Option<String> {
+    let proxy = target.route.proxies.pick(target.endpoint())?;
+    Some(format!("through proxy {proxy}"))
+}
+
+impl Target {
+    fn endpoint(&self) -> Endpoint<'_> {
+        let FeedUrl { tls, host, port, .. } = &self.url;
+        Endpoint { host, port: *port, tls: *tls }
+    }
+}
+
+/// The target that the server sends us to. What we show of ourselves stays with the origin that
+/// it was meant for: another one gets neither credentials, headers nor the client's certificate.
+fn follow(mut target: Target, moved: &Moved) -> Result<Target, ConnectError> {
+    let to = redirect::resolve(&target.url, &moved.location).map_err(|why| {
+        let cause = format!("the server answered {}: it redirects {why}", moved.status);
+        ConnectError::at(Stage::Upgrade, cause)
+    })?;
+    if !redirect::same_origin(&target.url, &to) {
+        target.headers.clear();
+        target.route.tls.cert = None;
+        target.route.tls.key = None;
+    }
+    target.url = to;
+    Ok(target)
 }
 
 fn upgrade(
@@ -73,7 +145,7 @@ fn upgrade(
     attempt: &mut Attempt<'_>,
     stream: Stream,
     peer: SocketAddr,
-) -> Result<Upgraded, ConnectError> {
+) -> Result<Result<Upgraded, Moved>, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError::at(Stage::Upgrade, error);
     let request = request(target).map_err(|error| failed(&error))?;
     let mut result = client_with_config(request, stream, Some(config(target.max_message)));
@@ -82,7 +154,8 @@ fn upgrade(
             Ok((socket, response)) => {
                 let subprotocol = header(&response, "sec-websocket-protocol");
                 let status = response.status().as_u16();
-                return Ok(Upgraded { socket, peer, status, subprotocol });
+                let way = String::new();
+                return Ok(Ok(Upgraded { socket, peer, status, subprotocol, way }));
             }
             Err(UpgradeError::Interrupted(mid)) => {
                 let socket = mid.get_ref().get_ref().socket();
@@ -91,7 +164,10 @@ fn upgrade(
                 result = mid.handshake();
             }
             Err(UpgradeError::Failure(Error::Http(response))) => {
-                return Err(refused(&response));
+                return match moved(&response) {
+                    Some(moved) => Ok(Err(moved)),
+                    None => Err(refused(&response)),
+                };
             }
             Err(UpgradeError::Failure(Error::Protocol(ProtocolError::HandshakeIncomplete))) => {
                 return Err(failed(&"the server closed the connection"));
@@ -163,34 +239,28 @@ fn header(response: &Response, name: &str) -> Option<String> {
     response.headers().get(name)?.to_str().ok().map(str::to_string)
 }
 
+/// Where the answer is a redirect to somewhere.
+fn moved(response: &Response) -> Option<Moved> {
+    let status = response.status();
+    let location = header(response, "location")?;
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then_some(Moved { status, location })
+}
+
 fn refused(response: &Response) -> ConnectError {
     let mut cause = format!("the server answered {}", response.status());
-    let retry_after = header(response, "retry-after").and_then(|value| retry_after(&value));
-    if let Some(wait) = retry_after {
+    let after = header(response, "retry-after").and_then(|value| retry_after(&value));
+    if let Some(wait) = after {
         cause += &format!("; it says to come back in {} s", wait.as_secs());
     }
-    if response.status().is_redirection()
-        && let Some(location) = header(response, "location")
-    {
-        cause += &format!(
-            " to '{}', which is not followed: record that address instead",
-            printable(&origin(&location))
-        );
-    }
     let reason = Reason::Failed { stage: Stage::Upgrade, cause };
+    let retry_after = after.or_else(|| stay_away(response.status().as_u16()));
     ConnectError::Failed { reason, retry_after }
 }
 
-/// Scheme and host of a Location: the rest may repeat secrets of our own URL.
-fn origin(location: &str) -> String {
-    match location.split_once("://") {
-        Some((scheme, rest)) => {
-            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            let host = host.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}/...")
-        }
-        None => "another path of the same server".to_string(),
-    }
+/// Who is told that it asks too often, and not when to come back, stays away as long as it ever
+/// does: some venues turn a 429 that goes unheard into a ban, which is their 418.
+fn stay_away(status: u16) -> Option<Duration> {
+    matches!(status, 418 | 429).then_some(STAY_AWAY)
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date.
@@ -205,7 +275,12 @@ fn retry_after(value: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::proxy::Proxies;
+    use super::super::text::Text;
+    use super::super::tls::TlsOptions;
+    use super::super::transport::Origin;
     use super::*;
+    use crate::tape::event::StampClock;
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
@@ -217,15 +292,46 @@ mod tests {
     }
 
     #[test]
-    fn of_a_redirect_no_more_than_the_origin_is_told() {
-        for (location, told) in [
-            ("wss://new.example.com/ws?token=secret", "wss://new.example.com/..."),
-            ("https://me:secret@h:8443?a=b", "https://h:8443/..."),
-            ("/secret", "another path of the same server"),
-            ("", "another path of the same server"),
-        ] {
-            assert_eq!(origin(location), told);
-        }
+    fn nothing_of_ours_goes_to_another_origin() {
+        let target = |url: &str| {
+            let path = || Some(std::path::PathBuf::from("f.pem"));
+            let tls = TlsOptions { cert: path(), key: path(), ..TlsOptions::default() };
+            Target {
+                url: FeedUrl::parse(&Text::plain(url)).unwrap(),
+                headers: vec![("Cookie".into(), "secret".into())],
+                subprotocols: vec!["v2".into()],
+                route: Route {
+                    tls,
+                    clock: StampClock::User,
+                    proxies: Proxies::default(),
+                    from: Origin::Any,
+                },
+                max_message: 1 << 20,
+            }
+        };
+        let follow = |target: Target, location: &str| {
+            let status = http::StatusCode::FOUND;
+            super::follow(target, &Moved { status, location: location.to_string() }).unwrap()
+        };
+        let near = follow(target("wss://me:pw@h/a"), "/b");
+        assert_eq!(near.headers.len(), 1);
+        assert!(near.url.credentials.is_some() && near.route.tls.cert.is_some());
+        let far = follow(near, "wss://other/b");
+        let bare = |target: &Target| {
+            let request = request(target).unwrap();
+            assert!(request.headers().get("cookie").is_none());
+            assert!(request.headers().get("authorization").is_none());
+            assert_eq!(request.headers()["sec-websocket-protocol"], "v2");
+            assert_eq!(target.route.tls, TlsOptions::default());
+        };
+        bare(&far);
+        bare(&follow(far, "wss://h/a"));
+    }
+
+    #[test]
+    fn who_asks_too_often_stays_away() {
+        assert_eq!([418, 429].map(stay_away), [Some(STAY_AWAY); 2]);
+        assert_eq!([400, 403, 500, 503].map(stay_away), [None; 4]);
     }
 
     #[test]

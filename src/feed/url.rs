@@ -114,7 +114,8 @@ impl fmt::Display for FeedUrl {
     }
 }
 
-fn hide_password(url: &str) -> String {
+/// The URL with `***` for a password, whatever the rest of it.
+pub(super) fn hide_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_string();
     };

@@ -583,3 +583,19 @@ fn flapping_for_a_month() {
         assert!(longest > 50_000, "seed {seed}: the waits grow to {longest} ms");
     }
 }
+
+#[test]
+fn a_server_that_wants_us_away_gets_the_longest_wait_and_one_that_says_when_that() {
+    let wait = |retry_after: Option<Duration>| {
+        let mut session = Session::new(rules(), 1, ms(0));
+        let mut actions = Vec::new();
+        session.handle(ms(0), Input::Tick, &mut actions);
+        let reason = Reason::Failed { stage: Stage::Upgrade, cause: "429".into() };
+        session.handle(ms(0), Input::ConnectFailed { reason, retry_after }, &mut actions);
+        session.waiting_until().unwrap().since(ms(0))
+    };
+    assert!(wait(None) <= Duration::from_secs(1));
+    assert_eq!(wait(Some(STAY_AWAY)), Duration::from_secs(60));
+    assert_eq!(wait(Some(Duration::from_secs(5))), Duration::from_secs(5));
+    assert_eq!(wait(Some(Duration::from_secs(3600))), Duration::from_secs(3600));
+}
