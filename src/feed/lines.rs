@@ -230,8 +230,10 @@ impl Lines {
     }
 
     /// Writes what waits for room, where there is some now; compares the clocks when it is time.
-    pub fn tick(&mut self, now: Mono) {
-        if self.is_waiting() {
+    /// `drained`: nothing is left to be read. Else the next message ends the hole, at its stamp,
+    /// which is older than now.
+    pub fn tick(&mut self, now: Mono, drained: bool) {
+        if self.is_waiting() && drained {
             // Still no room: the next tick tries again.
             let _ = self.settle_waiting(clock::wall_now());
         }
@@ -565,6 +567,25 @@ mod tests {
         assert!(sent[2].ends_with("after"), "{sent:?}");
         let figures = rig.stats.gaps.figures();
         assert_eq!((figures[0].messages, figures[0].bytes), (3, 6000));
+    }
+
+    #[test]
+    fn a_hole_ends_at_the_stamp_of_the_next_message_while_there_are_unread_ones() {
+        let mut rig = rig(2, 1 << 20, None);
+        let long = "x".repeat(2000);
+        while rig.text(10, &long).is_ok() {}
+        rig.lines.drop_message(2000);
+        rig.sent();
+        // There is room again, and messages older than now wait in the socket.
+        rig.lines.tick(clock::mono_now(), false);
+        rig.text(30, "after").unwrap();
+        let block = rig.lines.block.as_ref().unwrap().bytes().to_vec();
+        let text = String::from_utf8(block).unwrap();
+        assert!(text.contains(r#""from_ts":10,"to_ts":30}"#), "{text}");
+        // With nothing to be read it ends now.
+        rig.lines.drop_message(2000);
+        rig.lines.tick(clock::mono_now(), true);
+        assert!(!rig.lines.is_waiting());
     }
 
     #[test]

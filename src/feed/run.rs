@@ -90,9 +90,22 @@ struct Stall {
     is_logged: bool,
     /// Messages dropped since the log last told.
     dropped: u64,
+    /// Once it was told to stop in a stall: from then on it waits no longer. One moment for all the
+    /// messages that still come, each of which would wait as long otherwise.
+    stop_by: Option<Mono>,
 }
 
 impl Stall {
+    /// Until when a message may wait for room: a time since the stall began, or since it was first
+    /// told to stop.
+    fn wait_until(&mut self, now: Mono, limit: Duration, is_stop: bool) -> Mono {
+        let until = self.since.get_or_insert(now).after(limit);
+        if is_stop {
+            self.stop_by.get_or_insert(now.after(STOP_STALL_MAX));
+        }
+        self.stop_by.map_or(until, |by| by.min(until))
+    }
+
     /// Whether this is the time to say it.
     fn is_news(&mut self, now: Mono) -> bool {
         let is_news =
@@ -207,7 +220,7 @@ impl FeedLoop {
                 return Ok(if complete { FeedEnd::Complete } else { FeedEnd::Stopped });
             }
             let now = mono_now();
-            self.lines.tick(now);
+            self.lines.tick(now, drained);
             // The first read of a connection comes before the first wait: messages may stand behind
             // the 101 already, out of poll's sight.
             if drained && self.conn == conn {
@@ -325,18 +338,15 @@ impl FeedLoop {
     fn wait_for_room(&mut self, bytes: usize) -> bool {
         let now = mono_now();
         let since = *self.stall.since.get_or_insert(now);
-        let until = match self.options.on_stall {
+        match self.options.on_stall {
             OnStall::Drop => return false,
-            OnStall::Block => since.after(self.options.stall_deadline),
-        };
+            OnStall::Block => {}
+        }
+        let limit = self.options.stall_deadline;
         let mut pong_at = now.after(STALL_PONG_EVERY);
-        let mut stop_at = None;
         loop {
             let now = mono_now();
-            if self.inbox.is_stop() {
-                stop_at.get_or_insert(now.after(STOP_STALL_MAX));
-            }
-            let end = stop_at.map_or(until, |at: Mono| at.min(until));
+            let end = self.stall.wait_until(now, limit, self.inbox.is_stop());
             if now >= end {
                 return false;
             }
@@ -558,5 +568,27 @@ impl FeedLoop {
 
     fn log(&self, level: log::Level, text: std::fmt::Arguments<'_>) {
         log::log!(level, "{}: conn {}: {text}", self.options.name, self.conn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_in_a_stall_has_one_deadline_for_all_messages() {
+        let at = |ms: u64| Mono(ms * 1_000_000);
+        let mut stall = Stall::default();
+        let mut check = |now: u64, is_stop: bool, expected: u64| {
+            let until = stall.wait_until(at(now), Duration::from_secs(10), is_stop);
+            assert_eq!(until, at(expected), "at {now}");
+        };
+        check(1_000, false, 11_000);
+        check(2_000, false, 11_000);
+        check(3_000, true, 4_000);
+        // The next message: each waited for a second of its own, 64 of them before the stop was
+        // looked at.
+        check(4_000, true, 4_000);
+        check(4_500, false, 4_000);
     }
 }
