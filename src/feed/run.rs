@@ -31,6 +31,8 @@ const READS_MAX: usize = 64;
 const RETRY_HAND_OVER: Duration = Duration::from_millis(2);
 /// While events or gaps wait for a block, it is tried again this often.
 const RETRY_EVENTS: Duration = Duration::from_millis(50);
+/// With `--on-stall drop` a message larger than a block waits so long for its turn, once a stall.
+const PERMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// While a feed waits for a block, commands are looked at this often.
 const STALL_SLICE: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, the server hears from us this often.
@@ -338,11 +340,12 @@ impl FeedLoop {
     fn wait_for_room(&mut self, bytes: usize) -> bool {
         let now = mono_now();
         let since = *self.stall.since.get_or_insert(now);
-        match self.options.on_stall {
+        let limit = match self.options.on_stall {
+            // Another large message on its way is no stall.
+            OnStall::Drop if self.lines.needs_permit(bytes) => PERMIT_WAIT_MAX,
             OnStall::Drop => return false,
-            OnStall::Block => {}
-        }
-        let limit = self.options.stall_deadline;
+            OnStall::Block => self.options.stall_deadline,
+        };
         let mut pong_at = now.after(STALL_PONG_EVERY);
         loop {
             let now = mono_now();
