@@ -3,7 +3,7 @@
 The recording is on an ext4 of its own, frozen with `fsfreeze`: whoever writes waits, and can't even
 be killed, until it is thawed. Each case is a recording of its own: `--on-stall block` with a
 deadline beyond the stall, and one within it; `--on-stall drop`; a stop during the stall; and, last,
-a disk that takes 50 ms for each write, by nbdkit. What was sent is compared with the tapes, exactly
+a disk that takes 50 ms for each write, by nbdkit. In one more the folder is on FUSE, and hangs for everybody. What was sent is compared with the tapes, exactly
 per feed; memory, the log, the answers to signals and what systemd is told are looked at.
 """
 
@@ -34,7 +34,7 @@ RECOVERS = "the disk takes data again"
 # While nobody reads, the kernel joins what arrives, and a read takes up to 128 KiB of it, under the
 # stamp of its end.
 TIMES_DIFFER_NS = 500_000_000
-CASES = ["wait", "deadline", "drop", "stop", "delay"]
+CASES = ["wait", "deadline", "drop", "stop", "hang", "delay"]
 
 
 def add_arguments(parser):
@@ -49,7 +49,7 @@ def run(args, places):
     """Runs it; returns the report's lines."""
     need_tools("zstd", "mkfs.ext4", "losetup")
     cases = {"wait": wait_case, "deadline": deadline_case, "drop": drop_case, "stop": stop_case,
-             "delay": delay_case}
+             "hang": hang_case, "delay": delay_case}
     lines = []
     for name in args.case or CASES:
         say(f"case {name}")
@@ -233,6 +233,8 @@ def stop_case(stage):
     code = stage.recorder.wait(10)
     if code != 1:
         raise Failure(f"exit {code}, not 1\n{stage.recorder.tail()}")
+    if "feeds did not end" in words:
+        raise Failure(f"the feeds were not ended: {words}")
     lost_at_most = stopped_ns - frozen_ns + 200_000_000
     stage.server.run = 1
     stage.recorder.start()
@@ -250,6 +252,40 @@ def stop_case(stage):
             f"{stage.server.published()} sent, {result.missing} missing, gaps {result.gaps}"]
 
 
+def hang_case(stage):
+    """A file system whose other end is gone (FUSE, its daemon stopped): whoever touches it waits.
+    The main thread doesn't, so that systemd hears from it, and a stop ends the process."""
+    need_tools("fuse2fs")
+    image = stage.places.folder / "hang.img"
+    with open(image, "wb") as file:
+        file.truncate(1 << 30)
+    tool("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0", image)
+    disk = stage.places.make("hang")
+    daemon = subprocess.Popen([find_tool("fuse2fs"), str(image), str(disk), "-f", "-o", "fakeroot"],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    stage.places.defer(lambda: daemon.wait(30))
+    stage.places.defer(lambda: tool("umount", "-l", disk))
+    stage.places.defer(lambda: daemon.send_signal(signal.SIGCONT))
+    wait_until("fuse2fs has mounted it", lambda: os.path.ismount(disk), 10)
+    stage.start("--on-stall", "block", "--stall-deadline", "1h", disk=disk)
+    daemon.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    time.sleep(stage.args.stall / 2)
+    stage.signal_is_heard()
+    stage.systemd.check(begun, time.monotonic(), STALLS)
+    stage.recorder.send(signal.SIGTERM)
+    told = stage.recorder.wait_for_log("not ended in order: ", STOP_TIMEOUT_S + STOP_MARGIN_S)
+    words = stage.recorder.tail(1)
+    stage.server.stop()
+    daemon.send_signal(signal.SIGCONT)
+    code = stage.recorder.wait(10)
+    if code != 1 or "feeds did not end" in words:
+        raise Failure(f"exit {code}: {words}")
+    verify(stage.args.program, stage.recorder.out, expected=(0, 3))
+    return [f"gave up {told:.1f} s after SIGTERM, --stop-timeout {STOP_TIMEOUT_S}s, exit 1; "
+            f"watchdog at most {stage.systemd.longest_s:.2f} s apart: {words}"]
+
+
 def delay_case(stage):
     """A disk that takes 50 ms for each write: nothing is lost, nobody is alarmed."""
     need_tools("nbdkit", "nbdfuse")
@@ -260,9 +296,10 @@ def delay_case(stage):
     time.sleep(stage.args.stall)
     stage.signal_is_heard()
     stage.systemd.check(begun, time.monotonic(), "recorded")
+    after = stage.recorder.rss_peak_kib()
     result = stage.end(0)
     nothing_missing(stage, result)
-    return totals(stage, result, (before, stage.recorder.rss_peak_kib()))
+    return totals(stage, result, (before, after))
 
 
 def slow_disk(stage):

@@ -39,7 +39,7 @@ pub const QUEUE_SEGMENTS_MAX: usize = 256;
 /// After a failure the sealer tries again so much later.
 pub const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Beyond its deadline the thread may take so long: for a read or a write that is under way.
-const END_GRACE: Duration = Duration::from_secs(1);
+const END_GRACE: Duration = Duration::from_millis(500);
 /// While it is waited for, it is looked at this often.
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
@@ -153,7 +153,7 @@ impl Sealer {
     /// thread, and says how many segments stay plain.
     ///
     /// # Errors
-    /// The thread panicked, or the disk holds it up beyond a second of grace.
+    /// The thread panicked, or the disk holds it up beyond that and a moment of grace.
     pub fn finish(mut self, deadline: Instant) -> io::Result<usize> {
         self.end(deadline)
     }
