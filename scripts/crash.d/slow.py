@@ -28,6 +28,8 @@ STOP_TIMEOUT_S = 6
 # A thread that waits for the disk is given a second more than the stop timeout; then a moment for
 # the others.
 STOP_MARGIN_S = 2
+# What a slow disk has not taken yet is synced before the end.
+SLOW_STOP_TIMEOUT_S = 120
 WATCHDOG_S = 2
 STALLS = "the disk stalls"
 RECOVERS = "the disk takes data again"
@@ -53,7 +55,9 @@ def run(args, places):
     lines = []
     for name in args.case or CASES:
         say(f"case {name}")
-        lines += [f"{name}: {line}" for line in cases[name](Stage(args, places, name))]
+        told = [f"{name}: {line}" for line in cases[name](Stage(args, places, name))]
+        say(f"  ok: {told[0]}")
+        lines += told
     return lines
 
 
@@ -70,12 +74,12 @@ class Stage:
         self.recorder = None
         self.until_ns = None
 
-    def start(self, *options, disk=None):
+    def start(self, *options, disk=None, stop_timeout_s=STOP_TIMEOUT_S):
         """Starts it on a disk of its own; returns once all feeds are connected."""
         disk = disk or self.new_disk()
         self.recorder = Recorder(
             self.args.program, disk / "out", self.server, self.places.folder / f"{self.name}.log",
-            ["--min-free", "0", "--stop-timeout", f"{STOP_TIMEOUT_S}s", *options],
+            ["--min-free", "0", "--stop-timeout", f"{stop_timeout_s}s", *options],
             env=self.systemd.env())
         self.places.defer(self.recorder.kill_if_running)
         self.places.defer(self.thaw)
@@ -138,7 +142,7 @@ class Stage:
         self.server.pause()
         time.sleep(1)
         self.until_ns = time.time_ns()
-        code = self.recorder.end()
+        code = self.recorder.end(limit_s=SLOW_STOP_TIMEOUT_S)
         if code != expected:
             raise Failure(f"exit {code}, not {expected}\n{self.recorder.tail()}")
         self.server.stop()
@@ -290,7 +294,8 @@ def delay_case(stage):
     """A disk that takes 50 ms for each write: nothing is lost, nobody is alarmed."""
     need_tools("nbdkit", "nbdfuse")
     disk = slow_disk(stage)
-    stage.start("--on-stall", "block", "--stall-deadline", "1m", disk=disk)
+    stage.start("--on-stall", "block", "--stall-deadline", "1m", disk=disk,
+                stop_timeout_s=SLOW_STOP_TIMEOUT_S)
     before = stage.recorder.rss_peak_kib()
     begun = time.monotonic()
     time.sleep(stage.args.stall)
