@@ -717,6 +717,18 @@ mod tests {
             &[">1001000", "1001000!", "1001500", ">902000", "902001"],
         );
         check_stamps(
+            "set back: one of them begins a segment by its time",
+            &[
+                Clocks(2_599_000, 1_000_000),
+                Message(3_599_000),
+                Clocks(2_602_000, 100_000),
+                Tick,
+                Message(3_600_500),
+                Message(2_702_000),
+            ],
+            &[">3599000", "3599000!", ">3600500", ">2702000"],
+        );
+        check_stamps(
             "set back by less than the messages have waited",
             &[
                 Message(1_001_000),
