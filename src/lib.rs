@@ -48,6 +48,7 @@
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt |
 //! | four for names | [`resolver`] | a bounded queue | names to look up |
+//! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
 //! | main | [`recorder`] | its channel | a signal, the end of a feed; at least every second it looks whether all threads live |
 //!

@@ -6,19 +6,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::block::{Parcel, Pool, PoolPlan, channel};
+use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::budget::Budgets;
 use crate::feed::lines::Lines;
@@ -37,8 +35,12 @@ use crate::syncer;
 use crate::units::format_size;
 use crate::writer::{self, Tape, WriterOptions};
 
-/// In the recording's folder; who holds the lock on it may write there.
-const LOCK_NAME: &str = "feedtape.lock";
+mod folder;
+mod watch;
+
+use self::folder::FolderLock;
+use self::watch::{DiskNews, DiskWatch, StepLog};
+
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While ending, it looks this often whether a thread has ended.
@@ -47,6 +49,9 @@ const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 const FEEDS_END_MAX: Duration = Duration::from_secs(4);
 /// After a failed write the writer tries again this often.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// A writer that is inside one call to the disk for so long, beyond the longest time for which a
+/// feed is ready to wait, counts as dead.
+const WRITER_CALL_MAX: Duration = Duration::from_mins(10);
 /// Descriptors of a feed: socket, wake-up, open segment; and of the rest.
 const FDS_PER_FEED: u64 = 3;
 const FDS_BASE: u64 = 64;
@@ -58,6 +63,8 @@ pub enum Event {
     Signal(i32),
     /// A feed's thread ended.
     FeedEnded(FeedEnd),
+    /// The recording's folder was moved or deleted under us.
+    FolderGone,
     /// Somebody wants the recorder to end.
     Stop,
 }
@@ -85,8 +92,11 @@ pub struct Recorder {
     signals: SignalThread,
     feeds_ended: usize,
     options: RecorderOptions,
+    disk: DiskWatch,
+    clocks: ClockWatch,
+    steps: StepLog,
     /// Holds the lock on the folder.
-    lock: std::fs::File,
+    lock: FolderLock,
 }
 
 impl Recorder {
@@ -98,7 +108,12 @@ impl Recorder {
         // Before anything that a signal could leave half done.
         let (send_event, events) = bounded(options.feeds.len() + 16);
         let signals = SignalThread::start(send_event.clone())?;
-        let lock = lock_folder(&options.out)?;
+        let lock = FolderLock::take(&options.out)?;
+        let to_main = send_event.clone();
+        lock.watch(move || {
+            // Nobody takes it any more where the recorder ends.
+            let _ = to_main.send(Event::FolderGone);
+        })?;
         raise_descriptor_limit(options.feeds.len() as u64);
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
         let stats = Arc::new(RecorderStats::default());
@@ -184,6 +199,9 @@ impl Recorder {
             signals,
             feeds_ended: 0,
             options,
+            disk: DiskWatch::default(),
+            clocks: ClockWatch::new(Reading::now()),
+            steps: StepLog::default(),
             lock,
         })
     }
@@ -218,14 +236,9 @@ impl Recorder {
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
             look(&self.views);
-            if let Some(dead) = self.dead_thread() {
-                break Err(anyhow!("the {dead} has ended unasked; see the log above"));
-            }
-            if let Err(error) = self.check_folder() {
-                break Err(error);
-            }
-            if self.is_to_end(event) || until.is_some_and(|until| Instant::now() >= until) {
-                break Ok(());
+            match self.look_around(event) {
+                Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
+                ended => break ended.map(drop),
             }
             service::watchdog();
             service::status(&self.status());
@@ -235,31 +248,72 @@ impl Recorder {
         result.and(ended)
     }
 
+    /// Whether it is time to end.
+    fn look_around(&mut self, event: Option<Event>) -> anyhow::Result<bool> {
+        if let Some(dead) = self.dead_thread() {
+            bail!("the {dead} has ended unasked; see the log above");
+        }
+        if event == Some(Event::FolderGone) {
+            return Err(self.lock.gone());
+        }
+        self.look_at_disk()?;
+        self.look_at_clocks();
+        Ok(self.is_to_end(event))
+    }
+
     /// One line: what `systemctl status` shows.
     fn status(&self) -> String {
         let live: u64 = self.views.iter().map(|view| view.stats.live.get()).sum();
         let messages: u64 = self.views.iter().map(|view| view.stats.messages.get()).sum();
-        let stalled =
-            if self.stats.disk_stalled.get() == 1 { "; THE DISK TAKES NOTHING" } else { "" };
+        let stalled = match self.disk.stalled_for(mono_now()) {
+            Some(span) => format!("; THE DISK STALLS: nothing written for {} s", span.as_secs()),
+            None if self.stats.disk_stalled.get() == 1 => "; THE DISK TAKES NOTHING".to_string(),
+            None => String::new(),
+        };
         format!("{live} of {} feeds live, {messages} messages recorded{stalled}", self.views.len())
     }
 
-    /// What is written to a folder that was moved or deleted is found by nobody.
-    fn check_folder(&self) -> anyhow::Result<()> {
-        let path = self.options.out.join(LOCK_NAME);
-        let ours = self.lock.metadata().context("can't look at the lock")?;
-        let gone = match std::fs::metadata(&path) {
-            Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if gone {
-            bail!(
-                "'{}' is not the file that was locked at the start: the folder was moved or \
-                 deleted while it was recorded to; put it back, or start again",
-                path.display()
-            );
+    /// Tells when the disk begins to hold the writer up, and when it ends.
+    fn look_at_disk(&mut self) -> anyhow::Result<()> {
+        let now = mono_now();
+        let busy_since = self.stats.writer_busy_since.get();
+        match self.disk.look(now, (busy_since > 0).then_some(Mono(busy_since))) {
+            None => {}
+            Some(DiskNews::Stalls { lasted, untold }) => {
+                let since = clock::wall_now().saturating_sub(lasted.as_nanos() as u64);
+                let before = match untold {
+                    0 => String::new(),
+                    n => format!(" ({n} shorter stalls before)"),
+                };
+                log::error!(
+                    "the disk stalls: a call to it that began at {} has not returned{before}; \
+                     feeds go on until the queue is full, then wait or drop as --on-stall says",
+                    clock::rfc3339(since)
+                );
+            }
+            Some(DiskNews::Recovered { lasted }) => {
+                log::warn!("the disk takes data again after {:.1} s", lasted.as_secs_f64());
+            }
         }
-        Ok(())
+        let patience = self.options.feeds.iter().map(|feed| feed.stall_deadline).max();
+        let limit = patience.unwrap_or_default() + WRITER_CALL_MAX;
+        match self.disk.stalled_for(now) {
+            Some(span) if span > limit => {
+                bail!("the writer is inside one call to the disk for {} s", span.as_secs())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn look_at_clocks(&mut self) {
+        let step_ns = self.clocks.check(Reading::now()).map(|step| step.step_ns);
+        if let Some((steps, sum_ns)) = self.steps.look(mono_now(), step_ns) {
+            let sum = sum_ns as f64 / 1e9;
+            match steps {
+                1 => log::warn!("the wall clock was stepped by {sum:+.3} s"),
+                n => log::warn!("the wall clock was stepped {n} times, by {sum:+.3} s in all"),
+            }
+        }
     }
 
     fn dead_thread(&self) -> Option<&'static str> {
@@ -277,7 +331,7 @@ impl Recorder {
     fn is_to_end(&mut self, event: Option<Event>) -> bool {
         match event {
             None => false,
-            Some(Event::Stop) => true,
+            Some(Event::Stop | Event::FolderGone) => true,
             Some(Event::FeedEnded(end)) => {
                 self.feeds_ended += 1;
                 debug_assert_eq!(end, FeedEnd::Complete, "nobody told it to stop");
@@ -339,17 +393,27 @@ impl Recorder {
             events,
             views,
             signals,
+            stats,
+            options,
             lock: _lock,
             ..
         } = self;
         drop(parcels);
-        let give_up_at = deadline - self.options.stop_timeout / 4;
+        let give_up_at = deadline - options.stop_timeout / 4;
         if !wait_for(&writer, give_up_at, &events) {
             drop(give_up);
         }
         for (name, thread) in [("writer", writer), ("syncer", syncer)] {
             if !wait_for(&thread, deadline + LOOK_EVERY, &events) {
                 trouble.push(format!("the {name} did not end in time"));
+                let busy_since = Mono(stats.writer_busy_since.get());
+                if busy_since.0 > 0 {
+                    trouble.push(format!(
+                        "it waits for the disk for {} s; up to {} of lines in flight are lost",
+                        mono_now().since(busy_since).as_secs(),
+                        format_size(options.queue_bytes as u64)
+                    ));
+                }
                 break;
             }
             if thread.join().is_err() {
@@ -387,36 +451,6 @@ fn end_at_once_if_asked_twice(event: Event) {
     if let Event::Signal(SIGTERM | SIGINT) = event {
         log::error!("asked a second time: ending at once; the next start recovers the rest");
         std::process::exit(1);
-    }
-}
-
-fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
-    let shown = out.display();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(out)
-        .with_context(|| format!("can't make the folder '{shown}'"))?;
-    let path = out.join(LOCK_NAME);
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o640)
-        .open(&path)
-        .with_context(|| format!("can't open '{}'", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!(
-                "'{shown}' is in use by another recorder, which holds '{}'; give this one its \
-                 own --out",
-                path.display()
-            )
-        }
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("can't lock '{}'", path.display()))
-        }
     }
 }
 

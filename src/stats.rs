@@ -115,8 +115,9 @@ pub struct FeedStats {
 /// Counters of the whole recorder.
 #[derive(Debug, Default)]
 pub struct RecorderStats {
-    /// Turns of the writer's loop: shows that it lives.
-    pub writer_rounds: Counter,
+    /// Monotonic time, in nanoseconds, at which the writer began the call to the disk that it is
+    /// in; 0 while it is in none. The main thread sees by it whether the disk stalls.
+    pub writer_busy_since: Counter,
     /// Seals that failed.
     pub seal_failures: Counter,
     /// 1 while the writer can't write and tries again.

@@ -18,6 +18,7 @@ PACKAGES = {
     "nbdkit": "nbdkit nbdkit-plugin-python",
     "nbdfuse": "nbdfuse fuse3",
     "faketime": "faketime",
+    "fuse2fs": "fuse2fs",
 }
 
 

@@ -59,7 +59,7 @@ def run(args, places):
     if code != 0:
         raise Failure(f"the last run, ended in order: exit {code}\n{recorder.tail()}")
     server.stop()
-    return report(args, server, out, kills, ended_ns)
+    return report(args, server, out, f"SIG{args.signal}", kills, ended_ns)
 
 
 def options(rng):
@@ -124,18 +124,17 @@ def progress(done, times, server):
         say(f"  {done} of {times}, {server.published()} messages published")
 
 
-def report(args, server, out, kills, ended_ns):
+def report(args, server, out, what, kills, ended_ns):
     """Compares and verifies; what there is to say about it."""
     say("comparing")
     limit = FLUSH_NS + MARGIN_NS
     result = check(compare(server, out, kills, limit, ended_ns))
     verify(args.program, out)
-    what = f"SIG{args.signal}"
     gaps = ", ".join(f"{count} {reason}" for reason, count in sorted(result.gaps.items()))
     hit = sum(batch.count for feed in server.feeds for batch in feed.batches
               if batch.run is not None and batch.after_ns <= ended_ns)
     # What was published before it connected, or after it left, nobody could record.
-    if args.signal == "STOP" and (result.recorded != hit or result.gaps):
+    if what == "SIGSTOP" and (result.recorded != hit or result.gaps):
         raise Failure(f"stopped only, yet of {hit} messages sent {result.recorded} are recorded, "
                       f"with gaps {result.gaps}")
     return [

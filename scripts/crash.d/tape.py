@@ -95,11 +95,12 @@ def payload_of(kind, raw):
 class Comparison:
     """Walks one feed's tape beside what was published."""
 
-    def __init__(self, feed, kills, loss_limit_ns, until_ns):
+    def __init__(self, feed, kills, loss_limit_ns, until_ns, times_differ_ns):
         self.feed = feed
         self.kills = kills  # time of the kill of each run that was killed
         self.loss_limit_ns = loss_limit_ns
         self.until_ns = until_ns  # what was published later need not be there
+        self.times_differ_ns = times_differ_ns
         self.starts = [batch.first for batch in feed.batches]
         self.result = Result()
         self.index = None
@@ -197,7 +198,7 @@ class Comparison:
         if number > self.next or any(gap.messages for gap in self.between):
             self.missing_until(number)
         for gap in self.between:
-            if gap.to_ns > ts + TIMES_DIFFER_NS:
+            if gap.to_ns > ts + self.times_differ_ns:
                 self.finding(f"a gap ({gap.reason}) to {gap.to_ns}, "
                              f"{(gap.to_ns - ts) / NS:.3f} s after the next message")
         self.between.clear()
@@ -228,8 +229,8 @@ class Comparison:
     def explain(self, batch, first, at_end):
         """One batch of which messages are missing."""
         covered = any(
-            (gap.from_ns or 0) - TIMES_DIFFER_NS <= batch.after_ns
-            and batch.before_ns <= gap.to_ns + TIMES_DIFFER_NS
+            (gap.from_ns or 0) - self.times_differ_ns <= batch.after_ns
+            and batch.before_ns <= gap.to_ns + self.times_differ_ns
             for gap in self.between)
         # Before its first message a tape misses nothing that it could know of.
         if not covered and not at_end and self.last_ns is not None:
@@ -250,12 +251,14 @@ class Comparison:
                          f"of run {batch.run}")
 
 
-def compare(server, out, kills=None, loss_limit_ns=0, until_ns=None):
+def compare(server, out, kills=None, loss_limit_ns=0, until_ns=None,
+            times_differ_ns=TIMES_DIFFER_NS):
     """Compares all feeds; fails with what was found."""
     total = Result()
     for feed in server.feeds:
         until = until_ns if until_ns is not None else 1 << 63
-        total.add(Comparison(feed, kills or {}, loss_limit_ns, until).run(out))
+        total.add(
+            Comparison(feed, kills or {}, loss_limit_ns, until, times_differ_ns).run(out))
     if server.errors:
         total.findings += server.errors
     return total

@@ -61,7 +61,7 @@ pub struct RecorderArgs {
     pub queue_bytes: String,
 
     /// When that memory is full: `block` waits (the venue is held back by TCP), `drop` drops and
-    /// counts the newest messages.
+    /// counts the newest messages (large ones wait up to a second for each other).
     #[arg(long, value_name = "WHAT", default_value = "block", help_heading = "Recording")]
     pub on_stall: String,
 
@@ -70,7 +70,7 @@ pub struct RecorderArgs {
     pub stall_deadline: String,
 
     /// Time to end in order after SIGTERM or SIGINT; what is not sealed by then is sealed at the
-    /// next start. [1s..1h]
+    /// next start. A disk that takes nothing is waited for up to 2 s longer. [1s..1h]
     #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
     pub stop_timeout: String,
 

@@ -22,6 +22,9 @@ use crate::tape::line::{Encoding, Stamp, TS_DIGITS};
 const STEP_BACK_NS: u64 = 10_000_000;
 /// The clocks are compared this often while something happens anyway.
 const CLOCK_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// After a step back the first line with a lower stamp comes within this time: messages that were
+/// received before it may have to be read first.
+const STEP_BACK_EXPECTED: Duration = Duration::from_mins(1);
 /// Events that wait for room in a block; more are dropped, the oldest first.
 const EVENTS_WAITING_MAX: usize = 64;
 
@@ -90,6 +93,10 @@ pub struct Lines {
     any_line: bool,
     conn: Option<u64>,
     clocks: ClockWatch,
+    /// How they are read.
+    read_clocks: fn() -> Reading,
+    /// When the wall clock was last stepped back, where no segment has begun since.
+    stepped_back_at: Option<Mono>,
     /// Events that found no room yet: whole lines, still with a stamp to be set.
     waiting: VecDeque<(EventStamp, Vec<u8>)>,
     /// A hole that is over once the next message comes, or the session says so.
@@ -125,6 +132,8 @@ impl Lines {
             any_line: false,
             conn: None,
             clocks: ClockWatch::new(Reading::now()),
+            read_clocks: Reading::now,
+            stepped_back_at: None,
             waiting: VecDeque::new(),
             hole: last_ts.map(|_| restart),
             dropped: None,
@@ -235,14 +244,21 @@ impl Lines {
     }
 
     /// Writes what waits for room, where there is some now; compares the clocks when it is time.
-    pub fn tick(&mut self, now: Mono) {
-        if self.is_waiting() {
+    /// `drained`: nothing is left to be read. Else the next message ends the hole, at its stamp,
+    /// which is older than now.
+    pub fn tick(&mut self, now: Mono, drained: bool) {
+        if self.is_waiting() && drained {
             // Still no room: the next tick tries again.
             let _ = self.settle_waiting(clock::wall_now());
         }
         if now.since(self.clocks.checked_at()) >= CLOCK_CHECK_EVERY {
-            self.check_clocks();
+            self.check_clocks((self.read_clocks)());
         }
+    }
+
+    /// Whether a line of `bytes` is larger than a block: one such is on its way at a time.
+    pub fn needs_permit(&self, bytes: usize) -> bool {
+        bytes > self.pool.plan().block_bytes
     }
 
     /// Waits for room for a line of `bytes`, up to `limit`.
@@ -346,7 +362,7 @@ impl Lines {
         });
         let mut opens_segment = self.begins_segment(line.len());
         if opens_segment && stamp == EventStamp::Previous {
-            self.take_stamp(clock::wall_now());
+            self.take_stamp((self.read_clocks)().wall);
             opens_segment = self.begins_segment(line.len());
         }
         if let Err(full) = self.make_room(line.len(), opens_segment) {
@@ -368,7 +384,7 @@ impl Lines {
             return;
         }
         if ts.saturating_add(STEP_BACK_NS) < self.stamp.ts() {
-            self.check_clocks();
+            self.stamp_went_back();
         }
         if ts > self.stamp.ts() {
             self.stamp = Stamp::new(ts);
@@ -415,6 +431,7 @@ impl Lines {
             block.opens_segment = opens_segment;
         }
         if opens_segment {
+            self.stepped_back_at = None;
             let period_end = self.rotation.period_end(self.stamp.ts());
             self.segment = Some(Segment { period_end, bytes: 0 });
         }
@@ -426,17 +443,32 @@ impl Lines {
         }
     }
 
-    /// Notes a step of the clock. After a real step back stamps begin anew, in a new segment.
+    /// After a real step of the clock back stamps begin anew, in a new segment; else it was TCP.
     #[cold]
-    fn check_clocks(&mut self) {
-        if let Some(Step { step_ns, cause }) = self.clocks.check(Reading::now()) {
-            log::warn!("the wall clock jumped by {step_ns} ns ({cause:?})");
+    fn stamp_went_back(&mut self) {
+        let now = (self.read_clocks)();
+        self.check_clocks(now);
+        // No line was received in the future: then the clock was set back since, whenever that was
+        // noticed. Where the step was smaller than the time that the messages have waited, it must
+        // have been noticed.
+        let is_past = now.wall.saturating_add(STEP_BACK_NS) < self.stamp.ts();
+        let is_noticed =
+            self.stepped_back_at.is_some_and(|at| now.mono_after.since(at) < STEP_BACK_EXPECTED);
+        if is_past || is_noticed {
+            self.hand_over();
+            self.segment = None;
+            self.stamp = Stamp::new(0);
+        }
+    }
+
+    /// Notes a step of the clock, on the tape; the log has it from the main thread, once.
+    #[cold]
+    fn check_clocks(&mut self, now: Reading) {
+        if let Some(Step { step_ns, cause }) = self.clocks.check(now) {
             if step_ns < -(STEP_BACK_NS as i64) {
-                self.hand_over();
-                self.segment = None;
-                self.stamp = Stamp::new(0);
+                self.stepped_back_at = Some(now.mono_after);
             }
-            let at = clock::wall_now();
+            let at = now.wall;
             self.event(EventStamp::Previous, &Event::Clock { step_ns, cause, at });
         }
     }
@@ -572,6 +604,190 @@ mod tests {
         assert!(sent[2].ends_with("after"), "{sent:?}");
         let figures = rig.stats.gaps.figures();
         assert_eq!((figures[0].messages, figures[0].bytes), (3, 6000));
+    }
+
+    #[test]
+    fn a_hole_ends_at_the_stamp_of_the_next_message_while_there_are_unread_ones() {
+        let mut rig = rig(2, 1 << 20, None);
+        let long = "x".repeat(2000);
+        while rig.text(10, &long).is_ok() {}
+        rig.lines.drop_message(2000);
+        rig.sent();
+        // There is room again, and messages older than now wait in the socket.
+        rig.lines.tick(clock::mono_now(), false);
+        rig.text(30, "after").unwrap();
+        let block = rig.lines.block.as_ref().unwrap().bytes().to_vec();
+        let text = String::from_utf8(block).unwrap();
+        assert!(text.contains(r#""from_ts":10,"to_ts":30}"#), "{text}");
+        // With nothing to be read it ends now.
+        rig.lines.drop_message(2000);
+        rig.lines.tick(clock::mono_now(), true);
+        assert!(!rig.lines.is_waiting());
+    }
+
+    const MS: u64 = 1_000_000;
+
+    /// Clocks of the next test, in ms: monotonic, and wall minus monotonic.
+    mod fake {
+        use super::*;
+        use std::cell::Cell;
+
+        thread_local! {
+            static CLOCKS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+        }
+
+        pub(super) fn set(mono_ms: u64, offset_ms: u64) {
+            CLOCKS.set((mono_ms, offset_ms));
+        }
+
+        pub(super) fn read() -> Reading {
+            let (mono, offset) = CLOCKS.get();
+            let mono = Mono(mono * MS);
+            let wall = mono.0 + offset * MS;
+            Reading { mono_before: mono, wall, mono_after: mono, boot: mono.0 }
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Do {
+        /// The clocks are so now: monotonic, and wall minus monotonic, in ms.
+        Clocks(u64, u64),
+        /// A message received at this wall time, in ms.
+        Message(u64),
+        /// A turn with no message.
+        Tick,
+        /// No block is to be had, or there is again.
+        Stalled(bool),
+    }
+
+    /// The stamps of the lines in ms; `>` opens a segment, `!` is a clock event.
+    fn check_stamps(name: &str, script: &[Do], expected: &[&str]) {
+        let mut rig = rig(4, 1 << 20, None);
+        fake::set(1_000, 1_000_000);
+        rig.lines.read_clocks = fake::read;
+        rig.lines.clocks = ClockWatch::new(fake::read());
+        let (mut got, mut kept) = (Vec::new(), Vec::new());
+        for step in script {
+            match *step {
+                Do::Clocks(mono_ms, offset_ms) => fake::set(mono_ms, offset_ms),
+                // Without room it is tried again, as the feed does.
+                Do::Message(ts_ms) => {
+                    assert_eq!(rig.text(ts_ms * MS, "m").is_ok(), kept.is_empty())
+                }
+                Do::Tick => rig.lines.tick(fake::read().mono_after, true),
+                Do::Stalled(true) => {
+                    got.extend(rig.sent());
+                    kept.extend(std::iter::from_fn(|| rig.pool.try_take(0, 10)));
+                }
+                Do::Stalled(false) => kept.drain(..).for_each(|block| rig.pool.give_back(block)),
+            }
+        }
+        got.extend(rig.sent());
+        let brief = |line: &String| {
+            let at = line.find(|c: char| !c.is_ascii_digit() && c != '>').unwrap();
+            let (head, kind) = (&line[..at], &line[at..=at]);
+            format!("{}{}", &head[..head.len() - 6], kind.trim())
+        };
+        let got: Vec<String> = got.iter().map(brief).collect();
+        assert_eq!(got, expected, "{name}: {script:?}");
+    }
+
+    #[test]
+    fn stamps_that_go_back() {
+        use Do::*;
+        // Wall minus monotonic is a million ms at first, so monotonic 1000 is wall 1001000.
+        check_stamps(
+            "TCP hands out old stamps after a lost packet: no step, they are raised",
+            &[Message(1_001_000), Clocks(1_300, 1_000_000), Message(1_000_700), Message(1_001_300)],
+            &[">1001000", "1001000", "1001300"],
+        );
+        check_stamps(
+            "set back: seen by the message",
+            &[Message(1_001_000), Clocks(1_100, 640_000), Message(641_100), Message(641_101)],
+            &[">1001000", "1001000!", ">641100", "641101"],
+        );
+        check_stamps(
+            "set back: seen by the clocks before the message",
+            &[Message(1_001_000), Clocks(2_000, 900_000), Tick, Message(902_000), Message(902_001)],
+            &[">1001000", "1001000!", ">902000", "902001"],
+        );
+        check_stamps(
+            "set back: messages received before it are still unread when it is seen",
+            &[
+                Message(1_001_000),
+                Clocks(2_000, 900_000),
+                Tick,
+                Message(1_001_500),
+                Message(902_000),
+                Message(902_001),
+            ],
+            &[">1001000", "1001000!", "1001500", ">902000", "902001"],
+        );
+        check_stamps(
+            "set back: one of them begins a segment by its time",
+            &[
+                Clocks(2_599_000, 1_000_000),
+                Message(3_599_000),
+                Clocks(2_602_000, 100_000),
+                Tick,
+                Message(3_600_500),
+                Message(2_702_000),
+            ],
+            &[">3599000", "3599000!", ">3600500", ">2702000"],
+        );
+        check_stamps(
+            "set back by less than the messages have waited",
+            &[
+                Message(1_001_000),
+                Message(1_001_100),
+                Clocks(6_000, 999_950),
+                Tick,
+                Message(1_001_060),
+            ],
+            &[">1001000", "1001100", "1001100!", ">1001060"],
+        );
+        check_stamps(
+            "set back by 10 ms or less: raised",
+            &[Message(1_001_000), Clocks(1_002, 999_992), Message(1_000_994), Message(1_001_001)],
+            &[">1001000", "1001000", "1001001"],
+        );
+        check_stamps(
+            "set back, and wall time is past the last line again: nothing to do",
+            &[Message(1_001_000), Clocks(3_000, 999_900), Tick, Message(1_002_900)],
+            &[">1001000", "1001000!", "1002900"],
+        );
+        check_stamps(
+            "long after such a step TCP's old stamps are no step",
+            &[
+                Message(1_001_000),
+                Clocks(3_000, 999_900),
+                Tick,
+                Message(1_002_900),
+                Clocks(90_000, 999_900),
+                Message(1_089_900),
+                Message(1_089_600),
+            ],
+            &[">1001000", "1001000!", "1002900", "1089900", "1089900"],
+        );
+        check_stamps(
+            "set forward: the next line is in the segment of its time",
+            &[Message(1_001_000), Clocks(2_000, 4_600_000), Tick, Message(4_602_000)],
+            &[">1001000", "1001000!", ">4602000"],
+        );
+        check_stamps(
+            "set back while no block is to be had",
+            &[
+                Message(1_001_000),
+                Stalled(true),
+                Clocks(1_500, 900_000),
+                Message(901_500),
+                Message(901_500),
+                Stalled(false),
+                Message(901_500),
+                Message(901_501),
+            ],
+            &[">1001000", ">901500!", "901500", "901501"],
+        );
     }
 
     #[test]

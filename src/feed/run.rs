@@ -18,7 +18,7 @@ use super::inbox::Inbox;
 use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
 use super::session::{Action, Ask, Input, Reason, Session};
-use super::stall::Stall;
+use super::stall::{STOP_STALL_MAX, Stall};
 use super::transport::{Attempt, ConnectError, Network};
 use super::upgrade::{self, Upgraded};
 use super::wait::{Waker, wait};
@@ -35,14 +35,14 @@ const READS_MAX: usize = 64;
 const RETRY_HAND_OVER: Duration = Duration::from_millis(2);
 /// While events or gaps wait for a block, it is tried again this often.
 const RETRY_EVENTS: Duration = Duration::from_millis(50);
+/// With `--on-stall drop` a message larger than a block waits so long for its turn, once a stall.
+const PERMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// While a feed waits for a block, commands are looked at this often.
 const STALL_SLICE: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, the server hears from us this often.
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
 /// With `--on-stall block` a stall that lasts so long is logged.
 const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
-/// A stalled feed that is told to stop waits so long for its last messages to be taken.
-const STOP_STALL_MAX: Duration = Duration::from_secs(1);
 
 /// Figures of one connection, for its `disconnected` event.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +158,7 @@ impl FeedLoop {
             }
             let now = mono_now();
             self.look_for_silent_keys(now);
-            self.lines.tick(now);
+            self.lines.tick(now, drained);
             // The first read of a connection comes before the first wait: messages may stand behind
             // the 101 already, out of poll's sight.
             if drained && self.conn == conn {
@@ -284,18 +284,16 @@ impl FeedLoop {
     fn wait_for_room(&mut self, bytes: usize) -> bool {
         let now = mono_now();
         let since = *self.stall.since.get_or_insert(now);
-        let until = match self.options.on_stall {
+        let limit = match self.options.on_stall {
+            // Another large message on its way is no stall.
+            OnStall::Drop if self.lines.needs_permit(bytes) => PERMIT_WAIT_MAX,
             OnStall::Drop => return false,
-            OnStall::Block => since.after(self.options.stall_deadline),
+            OnStall::Block => self.options.stall_deadline,
         };
         let mut pong_at = now.after(STALL_PONG_EVERY);
-        let mut stop_at = None;
         loop {
             let now = mono_now();
-            if self.inbox.is_stop() {
-                stop_at.get_or_insert(now.after(STOP_STALL_MAX));
-            }
-            let end = stop_at.map_or(until, |at: Mono| at.min(until));
+            let end = self.stall.wait_until(now, limit, self.inbox.is_stop());
             if now >= end {
                 return false;
             }

@@ -38,6 +38,10 @@ use crate::tape::name::SegmentName;
 pub const QUEUE_SEGMENTS_MAX: usize = 256;
 /// After a failure the sealer tries again so much later.
 pub const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Beyond its deadline the thread may take so long: for a read or a write that is under way.
+const END_GRACE: Duration = Duration::from_millis(500);
+/// While it is waited for, it is looked at this often.
+const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -149,7 +153,7 @@ impl Sealer {
     /// thread, and says how many segments stay plain.
     ///
     /// # Errors
-    /// The thread panicked.
+    /// The thread panicked, or the disk holds it up beyond that and a moment of grace.
     pub fn finish(mut self, deadline: Instant) -> io::Result<usize> {
         self.end(deadline)
     }
@@ -158,6 +162,14 @@ impl Sealer {
         let Some(thread) = self.thread.take() else { return Ok(0) };
         // Where nobody receives, the thread has ended already.
         let _ = self.finish.send(deadline);
+        let limit = deadline.max(Instant::now()) + END_GRACE;
+        while !thread.is_finished() {
+            if Instant::now() >= limit {
+                // Inside a call to a disk that takes nothing; the process ends without it.
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"));
+            }
+            std::thread::sleep(END_LOOK_EVERY);
+        }
         thread.join().map_err(|panic| {
             io::Error::other(format!("the sealer panicked: {}", panic_text(panic.as_ref())))
         })

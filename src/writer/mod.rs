@@ -150,20 +150,34 @@ impl Writer {
             let now = mono_now();
             match parcels.recv_timeout(self.housekeeping_at.since(now)) {
                 Ok(parcel) => {
+                    self.note_busy();
                     self.handle(parcel);
                     self.handle_all(parcels);
                     self.flush_all();
+                    self.note_idle();
                     thread::sleep(NAP);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.stats.writer_rounds.add(1);
             if mono_now() >= self.housekeeping_at {
                 self.housekeeping();
+                self.note_idle();
             }
         }
         self.close_all();
+        self.note_idle();
+    }
+
+    /// It begins something now that may take as long as the disk likes.
+    fn note_busy(&self) -> Mono {
+        let now = mono_now();
+        self.stats.writer_busy_since.set(now.0);
+        now
+    }
+
+    fn note_idle(&self) {
+        self.stats.writer_busy_since.set(0);
     }
 
     fn close_all(&mut self) {
@@ -178,11 +192,10 @@ impl Writer {
         self.flush_by = Some(mono_now().after(self.options.flush_every));
         while let Ok(parcel) = parcels.try_recv() {
             self.handle(parcel);
-            let now = mono_now();
+            let now = self.note_busy();
             if self.flush_by.is_some_and(|by| now >= by) {
                 self.flush_all();
                 self.flush_by = Some(now.after(self.options.flush_every));
-                self.stats.writer_rounds.add(1);
             }
             // A disk slower than the feeds never lets the channel run empty.
             if now >= self.housekeeping_at {
@@ -383,9 +396,10 @@ impl Writer {
             return false;
         }
         self.stats.disk_stalled.set(1);
+        self.note_idle();
         match self.give_up.recv_timeout(self.options.retry_every) {
             Err(RecvTimeoutError::Timeout) => {
-                self.stats.writer_rounds.add(1);
+                self.note_busy();
                 true
             }
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
@@ -458,6 +472,7 @@ impl Writer {
 
     /// Closes the feed's segment, if it has one.
     fn close(&mut self, feed: FeedId) {
+        self.note_busy();
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
@@ -506,6 +521,7 @@ impl Writer {
             let Some(segment) = &mut self.open[feed] else {
                 continue;
             };
+            self.stats.writer_busy_since.set(mono_now().0);
             if let Err(error) = segment.flush() {
                 self.rescue(feed, &error);
             } else if self.stats.disk_stalled.get() == 1 {
@@ -521,7 +537,7 @@ impl Writer {
 
     fn housekeeping(&mut self) {
         self.write_batch();
-        let now = mono_now();
+        let now = self.note_busy();
         self.housekeeping_at = now.after(HOUSEKEEPING_EVERY);
         self.look_at_free_space();
         let wall = clock::wall_now();

@@ -1,9 +1,11 @@
-//! What operators do to a recorder that runs: the folder moved away under it.
+//! What operators and venues do to a recorder that runs: the folder moved away under it, large
+//! messages on all feeds at once.
 
 use nix::sys::signal::Signal;
 
 use super::program::{Run, on_both};
 use super::script::accept;
+use super::server::{Scheme, Server};
 use super::wire::Message;
 
 /// It went on writing to a folder that nobody could find any more, and ended with 0.
@@ -26,4 +28,34 @@ fn a_folder_that_was_moved_away_ends_it() {
         let run = run.finish(0);
         assert_eq!(run.tape().messages(), ["one", "two"].map(Message::text));
     });
+}
+
+/// Messages larger than a block share one permit. With `--on-stall drop` a feed that found it taken
+/// for a moment dropped its message, on a disk that had nothing to do.
+#[test]
+fn large_messages_of_several_feeds_are_no_stall() {
+    let large: Vec<Message> =
+        (0..30).map(|n| Message::text(format!("{n} {}", "x".repeat(100_000)))).collect();
+    let script =
+        || accept().mark("connected").wait_for("go").messages(&large).text("last").expect_bye();
+    let feeds = ["a", "b", "c"];
+    let mut run = Run::new();
+    for feed in feeds {
+        run = run.feed(feed, Server::start(Scheme::Ws, [script()]));
+    }
+    let run = run.args("--on-stall drop").start();
+    for server in run.servers() {
+        server.reached("connected");
+    }
+    for server in run.servers() {
+        server.go("go");
+    }
+    for feed in feeds {
+        run.on_tape_of(feed, "last");
+    }
+    run.signal(Signal::SIGTERM);
+    let run = run.finish(0);
+    for feed in feeds {
+        assert_eq!(run.tape_of(feed).messages().len(), large.len() + 1, "{feed}");
+    }
 }
