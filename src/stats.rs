@@ -28,6 +28,27 @@ impl Counter {
     }
 }
 
+/// Something that one thread has to tell another, once.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Raises it; whether it was down.
+    pub fn raise(&self) -> bool {
+        !self.0.swap(true, Relaxed)
+    }
+
+    /// Lowers it; whether it was up.
+    pub fn lower(&self) -> bool {
+        self.0.swap(false, Relaxed)
+    }
+
+    /// Whether it is up.
+    pub fn is_up(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 /// What is lost, and how often, by cause.
 #[derive(Debug, Default)]
 pub struct Gaps {
@@ -106,6 +127,19 @@ pub struct FeedStats {
     pub sealed_raw_bytes: Counter,
     /// Bytes of their sealed files.
     pub sealed_bytes: Counter,
+    /// Up while a failed sync is not told of on the tape. The syncer raises it, and the writer
+    /// decides by it: the next segment begins with a gap.
+    pub unsynced: Flag,
+}
+
+impl FeedStats {
+    /// Something of the feed could not be synced, so that a power cut may take it: a hole, which
+    /// is counted once until the writer has put it on the tape.
+    pub fn sync_failed(&self) {
+        if self.unsynced.raise() {
+            self.gaps.count(GapReason::Disk, 0, 0);
+        }
+    }
 }
 
 /// Counters of the whole recorder.
@@ -119,11 +153,10 @@ pub struct RecorderStats {
     pub disk_stalled: Counter,
 }
 
-/// What writer and syncer share about one open segment.
+/// What the writer tells the syncer about one open segment.
 #[derive(Debug, Default)]
 pub struct SegmentProgress {
     written: AtomicU64,
-    failed: AtomicBool,
 }
 
 impl SegmentProgress {
@@ -136,16 +169,6 @@ impl SegmentProgress {
     /// Bytes of the file that are with the kernel.
     pub fn written(&self) -> u64 {
         self.written.load(std::sync::atomic::Ordering::Acquire)
-    }
-
-    /// The syncer could not sync the segment: the writer must close it for good.
-    pub fn set_failed(&self) {
-        self.failed.store(true, Relaxed);
-    }
-
-    /// Whether syncing failed.
-    pub fn failed(&self) -> bool {
-        self.failed.load(Relaxed)
     }
 }
 

@@ -19,7 +19,7 @@ use self::segment::{Abandoned, Chunk, PIECES_MAX, Segment, SegmentFile};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::stats::{FeedStats, RecorderStats};
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 use crate::syncer::SyncItem;
 use crate::tape;
 use crate::tape::event::{Event, GapReason};
@@ -99,8 +99,6 @@ struct Writer {
     dirty: Vec<FeedId>,
     /// Messages and bytes of each feed that were given up when the recorder ended.
     lost: Vec<(u64, u64)>,
-    /// Feeds whose last segment could not be synced: the next one says so.
-    unsynced: Vec<bool>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -109,8 +107,18 @@ struct Writer {
     give_up: Receiver<()>,
     gave_up: bool,
     space_is_low: bool,
+    /// Set while the disk takes nothing.
+    stall: Option<Stall>,
     flush_by: Option<Mono>,
     housekeeping_at: Mono,
+}
+
+/// The disk takes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    since: Mono,
+    /// The error that was said last.
+    errno: Option<i32>,
 }
 
 impl Writer {
@@ -130,7 +138,6 @@ impl Writer {
             open: tapes.iter().map(|_| None).collect(),
             dirty: Vec::with_capacity(tapes.len()),
             lost: vec![(0, 0); tapes.len()],
-            unsynced: vec![false; tapes.len()],
             tapes,
             host: clock::host_name(),
             boot_id: clock::boot_id(),
@@ -140,6 +147,7 @@ impl Writer {
             give_up,
             gave_up: false,
             space_is_low: false,
+            stall: None,
             flush_by: None,
             housekeeping_at: mono_now(),
         }
@@ -251,9 +259,9 @@ impl Writer {
 
     fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
-        if self.open[feed].as_ref().is_some_and(|segment| segment.progress().failed()) {
+        if self.tapes[feed].stats.unsynced.is_up() {
+            // Of this segment or of one before it: a gap stands at the start of a segment.
             self.close(feed);
-            self.unsynced[feed] = true;
         }
         if self.open[feed].is_none() {
             self.open_segment(feed, chunk, now).map_err(|error| (error, Tried::Open))?;
@@ -303,7 +311,9 @@ impl Writer {
         let stamp = Stamp::new(ts);
         let mut line = header.to_line(&stamp);
         let mut lines = 1;
-        if self.unsynced[feed] {
+        // Lowered before it is written: what fails from here on is another hole.
+        let unsynced = tape.stats.unsynced.lower();
+        if unsynced {
             // What the failed sync was to make durable may be there or not: nobody can know.
             let reason = GapReason::Disk;
             let gap = Event::Gap { reason, messages: None, bytes: None, from_ts: None, to_ts: ts };
@@ -314,15 +324,16 @@ impl Writer {
         let mut taken = 0;
         let written = segment.append(&header, now, &mut taken).and_then(|()| segment.flush());
         if let Err(error) = written {
+            if unsynced {
+                // Still the same hole, counted already.
+                tape.stats.unsynced.raise();
+            }
             segment.discard(&*self.storage);
             return Err(error);
         }
         tape.next_number += 1;
         tape.next_index = segment.next_index();
         tape.stats.segments.add(1);
-        if std::mem::take(&mut self.unsynced[feed]) {
-            tape.stats.gaps.count(GapReason::Disk, 0, 0);
-        }
         tape.stats.tape_bytes.add(line.len() as u64);
         let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
         self.open[feed] = Some(segment);
@@ -339,12 +350,15 @@ impl Writer {
         bytes: &[u8],
     ) -> Vec<u8> {
         let name = self.tapes[feed].name.clone();
-        if self.stats.disk_stalled.get() == 0 {
+        let errno = error.raw_os_error();
+        if self.stall.is_none_or(|stall| stall.errno != errno) {
             log::error!(
-                "{name}: can't write to the tape: {error}; tried again every {} s",
+                "{name}: can't write to the tape: {}; tried again every {} s",
+                storage::explain(&*self.storage, error),
                 self.options.retry_every.as_secs()
             );
         }
+        self.stall = Some(Stall { errno, ..self.stall_now() });
         self.dirty.retain(|dirty| *dirty != feed);
         let taken = match tried {
             Tried::Open => return bytes.to_vec(),
@@ -382,6 +396,7 @@ impl Writer {
             return false;
         }
         self.stats.disk_stalled.set(1);
+        self.stall = Some(self.stall_now());
         match self.give_up.recv_timeout(self.options.retry_every) {
             Err(RecvTimeoutError::Timeout) => {
                 self.stats.writer_rounds.add(1);
@@ -392,6 +407,10 @@ impl Writer {
                 false
             }
         }
+    }
+
+    fn stall_now(&self) -> Stall {
+        self.stall.unwrap_or_else(|| Stall { since: mono_now(), errno: None })
     }
 
     fn count_lost(&mut self, feed: FeedId, lines: &[u8]) {
@@ -507,9 +526,10 @@ impl Writer {
             };
             if let Err(error) = segment.flush() {
                 self.rescue(feed, &error);
-            } else if self.stats.disk_stalled.get() == 1 {
+            } else if let Some(stall) = self.stall.take() {
                 self.stats.disk_stalled.set(0);
-                log::warn!("the disk takes data again");
+                let after = mono_now().since(stall.since).as_secs_f64();
+                log::warn!("the disk takes data again, after {after:.1} s");
             }
         }
         // The list keeps its memory for the next round.

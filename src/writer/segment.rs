@@ -120,11 +120,6 @@ impl Segment {
         &self.file
     }
 
-    /// What the syncer and the writer tell each other.
-    pub fn progress(&self) -> &Arc<SegmentProgress> {
-        &self.progress
-    }
-
     /// The index of the next line.
     pub fn next_index(&self) -> u64 {
         self.first_index + self.lines
