@@ -216,6 +216,7 @@ impl Syncer {
     /// Syncs the file before it gets its final name: what has that name is whole.
     fn finish(&mut self, feed: FeedId, mut open: Open) {
         if self.policy != FsyncPolicy::Never {
+            // Also where nothing is new: one that was given up is cut, and its `end` was late.
             self.sync(feed, &mut open);
         }
         let name = open.segment.name.clone();
@@ -261,7 +262,9 @@ impl Syncer {
         }
         let mut open = std::mem::take(&mut self.open);
         for (feed, segment) in &mut open {
-            self.sync(*feed, segment);
+            if segment.segment.progress.written() != segment.synced {
+                self.sync(*feed, segment);
+            }
         }
         self.open = open;
         self.sync_folders();
@@ -269,7 +272,7 @@ impl Syncer {
 
     fn sync(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        if written == open.synced || open.failed {
+        if open.failed {
             return;
         }
         match open.segment.file.sync() {

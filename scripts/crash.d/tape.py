@@ -95,11 +95,12 @@ def payload_of(kind, raw):
 class Comparison:
     """Walks one feed's tape beside what was published."""
 
-    def __init__(self, feed, kills, loss_limit_ns, until_ns):
+    def __init__(self, feed, kills, loss_limit_ns, until_ns, tails):
         self.feed = feed
         self.kills = kills  # time of the kill of each run that was killed
         self.loss_limit_ns = loss_limit_ns
         self.until_ns = until_ns  # what was published later need not be there
+        self.tails = tails  # whether recovery may have kept bytes aside
         self.starts = [batch.first for batch in feed.batches]
         self.result = Result()
         self.index = None
@@ -119,6 +120,8 @@ class Comparison:
         """All segments, then what is missing at the end."""
         files, odd = segments(out, self.feed.name)
         for path in odd:
+            if self.tails and path.suffix == ".tail":
+                continue
             self.finding(f"an odd file: '{path.name}'")
         for number, path in files:
             self.take_segment(number, path)
@@ -250,12 +253,12 @@ class Comparison:
                          f"of run {batch.run}")
 
 
-def compare(server, out, kills=None, loss_limit_ns=0, until_ns=None):
+def compare(server, out, kills=None, loss_limit_ns=0, until_ns=None, tails=False):
     """Compares all feeds; fails with what was found."""
     total = Result()
     for feed in server.feeds:
         until = until_ns if until_ns is not None else 1 << 63
-        total.add(Comparison(feed, kills or {}, loss_limit_ns, until).run(out))
+        total.add(Comparison(feed, kills or {}, loss_limit_ns, until, tails).run(out))
     if server.errors:
         total.findings += server.errors
     return total

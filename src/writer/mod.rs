@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use self::segment::{Abandoned, Chunk, PIECES_MAX, Segment, SegmentFile};
+use self::segment::{Abandoned, AbandonedEnd, Chunk, PIECES_MAX, Segment, SegmentFile, Unended};
+use self::segment::{count_messages, measure};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::stats::{FeedStats, RecorderStats};
@@ -23,7 +24,7 @@ use crate::storage::{self, Storage};
 use crate::syncer::SyncItem;
 use crate::tape;
 use crate::tape::event::{Event, GapReason};
-use crate::tape::line::{Line, Stamp};
+use crate::tape::line::Stamp;
 use crate::tape::name::{FeedName, SegmentName};
 use crate::units::format_size;
 
@@ -95,6 +96,8 @@ struct Writer {
     storage: Arc<dyn Storage>,
     tapes: Vec<Tape>,
     open: Vec<Option<Segment>>,
+    /// Segments that were given up and lack their `end`, which the next one waits for.
+    unended: Vec<Option<Unended>>,
     /// Feeds whose segments hold bytes that are not with the kernel.
     dirty: Vec<FeedId>,
     /// Messages and bytes of each feed that were given up when the recorder ended.
@@ -136,6 +139,7 @@ impl Writer {
             options,
             storage,
             open: tapes.iter().map(|_| None).collect(),
+            unended: tapes.iter().map(|_| None).collect(),
             dirty: Vec::with_capacity(tapes.len()),
             lost: vec![(0, 0); tapes.len()],
             tapes,
@@ -178,6 +182,8 @@ impl Writer {
         self.write_batch();
         for feed in 0..self.tapes.len() {
             self.close(feed);
+            self.end_given_up(feed);
+            self.leave_given_up(feed);
         }
         self.report_lost();
     }
@@ -280,6 +286,7 @@ impl Writer {
     }
 
     fn open_segment(&mut self, feed: FeedId, chunk: &Chunk<'_>, now: Mono) -> io::Result<()> {
+        self.end_given_up(feed);
         let tape = &mut self.tapes[feed];
         let mut segment = loop {
             let name = SegmentName::new(&tape.name, tape.next_number, chunk.first_ts);
@@ -337,6 +344,7 @@ impl Writer {
         tape.stats.tape_bytes.add(line.len() as u64);
         let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
         self.open[feed] = Some(segment);
+        self.leave_given_up(feed);
         self.tell_syncer(opened);
         Ok(())
     }
@@ -368,7 +376,7 @@ impl Writer {
             return bytes.to_vec();
         };
         let last_ts = segment.last_ts();
-        let Abandoned { mut carry, next_index, ended, lines_lost } = segment.abandon(bytes, taken);
+        let Abandoned { mut carry, next_index, end, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
@@ -382,12 +390,31 @@ impl Writer {
             carry.splice(..0, gap.to_line(&Stamp::new(last_ts)));
         }
         self.tapes[feed].next_index = next_index;
-        self.tell_syncer(if ended {
-            SyncItem::Finished { feed, next_index }
-        } else {
-            SyncItem::Abandoned { feed }
-        });
+        match end {
+            AbandonedEnd::Written => self.tell_syncer(SyncItem::Finished { feed, next_index }),
+            AbandonedEnd::Missing(unended) => self.unended[feed] = Some(unended),
+            AbandonedEnd::Never => self.tell_syncer(SyncItem::Abandoned { feed }),
+        }
         carry
+    }
+
+    /// Tries again to end the segment that was given up, before the next one begins.
+    fn end_given_up(&mut self, feed: FeedId) {
+        if let Some(unended) = &self.unended[feed]
+            && unended.end().is_ok()
+        {
+            let next_index = unended.next_index;
+            self.unended[feed] = None;
+            self.tapes[feed].next_index = next_index;
+            self.tell_syncer(SyncItem::Finished { feed, next_index });
+        }
+    }
+
+    /// The next segment has begun, or none will: the one that was given up is left to recovery.
+    fn leave_given_up(&mut self, feed: FeedId) {
+        if self.unended[feed].take().is_some() {
+            self.tell_syncer(SyncItem::Abandoned { feed });
+        }
     }
 
     /// Waits until it is time to try again; `false`: the recorder ends, give up.
@@ -414,15 +441,7 @@ impl Writer {
     }
 
     fn count_lost(&mut self, feed: FeedId, lines: &[u8]) {
-        let (mut messages, mut bytes) = (0, 0);
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            if let Ok(line) = Line::parse(line)
-                && line.kind != tape::line::Kind::Event
-            {
-                messages += 1;
-                bytes += line.message_bytes() as u64;
-            }
-        }
+        let (messages, bytes) = count_messages(lines);
         let lost = &mut self.lost[feed];
         *lost = (lost.0 + messages, lost.1 + bytes);
     }
@@ -572,17 +591,6 @@ impl Writer {
 enum Tried {
     Open,
     Append { taken: usize },
-}
-
-/// Number of lines, and the stamps of the first and the last.
-fn measure(lines: &[u8]) -> (u64, UnixNs, UnixNs) {
-    let stamp = |line: Option<&[u8]>| {
-        line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
-    };
-    let body = lines.strip_suffix(b"\n").unwrap_or(lines);
-    let is_lf = |byte: &u8| *byte == b'\n';
-    let (first, last) = (body.split(is_lf).next(), body.rsplit(is_lf).next());
-    (memchr::memchr_iter(b'\n', lines).count() as u64, stamp(first), stamp(last))
 }
 
 #[cfg(test)]

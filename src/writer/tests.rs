@@ -509,6 +509,29 @@ fn a_refused_name_is_tried_again() {
     verify(&disk).unwrap();
 }
 
+/// A segment given up on a full disk stayed open until the next start, because the disk that
+/// refused the lines refused the `end` too, and it was tried once only.
+#[test]
+fn a_segment_given_up_gets_its_end_once_the_disk_takes_it() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    // The append of the lines, then (one reads back) the cut, a read, and the append of the end.
+    let at = disk.operations();
+    for n in [0, 4] {
+        disk.fault_at(at + n, Fault::Fail(io::ErrorKind::StorageFull));
+    }
+    rig.step(messages, Compression::None);
+    let failed: Vec<_> = disk.log().into_iter().filter(|op| op.ends_with(": failed")).collect();
+    assert!(failed.len() == 2 && failed.iter().all(|op| op.starts_with("append")), "{failed:?}");
+    rig.end(Compression::None);
+    let open = |path: &&PathBuf| path.extension().is_some_and(|end| end == "open");
+    assert_eq!(disk.files().iter().find(open), None);
+    assert_eq!(messages_on(&disk)[0].len(), 6);
+    verify(&disk).unwrap();
+}
+
 #[test]
 fn events_keep_their_place_when_the_disk_fails() {
     let disk = MemoryDisk::new();
