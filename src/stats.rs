@@ -153,10 +153,11 @@ pub struct RecorderStats {
     pub disk_stalled: Counter,
 }
 
-/// What the writer tells the syncer about one open segment.
+/// What writer and syncer share about one open segment.
 #[derive(Debug, Default)]
 pub struct SegmentProgress {
     written: AtomicU64,
+    failed: AtomicBool,
 }
 
 impl SegmentProgress {
@@ -169,6 +170,16 @@ impl SegmentProgress {
     /// Bytes of the file that are with the kernel.
     pub fn written(&self) -> u64 {
         self.written.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// The syncer could not sync the segment: the writer must close it for good.
+    pub fn set_failed(&self) {
+        self.failed.store(true, Relaxed);
+    }
+
+    /// Whether syncing failed.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 }
 

@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
 use crate::stats::FeedStats;
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
@@ -95,8 +95,6 @@ pub fn spawn(
 struct Open {
     segment: SegmentFile,
     synced: u64,
-    /// Its sync failed and is not tried again.
-    failed: bool,
 }
 
 /// A segment on its way to its final name.
@@ -197,7 +195,7 @@ impl Syncer {
                     self.folder_is_dirty(feed, folder);
                 }
                 self.folder_is_dirty(feed, segment.folder());
-                self.open.insert(feed, Open { segment, synced: 0, failed: false });
+                self.open.insert(feed, Open { segment, synced: 0 });
             }
             SyncItem::Finished { feed, next_index } => {
                 if let Some((_, _, index)) = self.next.get_mut(&feed) {
@@ -248,7 +246,8 @@ impl Syncer {
     fn keep_unnamed(&mut self, finished: Finished, error: &io::Error) {
         if !finished.refused {
             let path = finished.name.path(Form::Open);
-            log::error!("can't give '{}' its final name: {error}; tried again", path.display());
+            let why = storage::explain(&*self.storage, error);
+            log::error!("can't give '{}' its final name: {why}; tried again", path.display());
         }
         if self.unnamed.len() < UNNAMED_MAX {
             self.unnamed.push(Finished { refused: true, ..finished });
@@ -272,7 +271,7 @@ impl Syncer {
 
     fn sync(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        if open.failed {
+        if open.segment.progress.failed() {
             return;
         }
         match open.segment.file.sync() {
@@ -284,12 +283,13 @@ impl Syncer {
                 // What was not synced may be gone from the cache too: it is not tried again.
                 let path = open.segment.name.path(Form::Open);
                 log::error!(
-                    "can't sync '{}': {error}; it is closed for good; a power cut may take up to \
-                     {} of it",
+                    "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
+                     it",
                     path.display(),
+                    storage::explain(&*self.storage, &error),
                     format_size(written - open.synced)
                 );
-                open.failed = true;
+                open.segment.progress.set_failed();
                 self.stats[feed].sync_failed();
             }
         }
@@ -316,7 +316,7 @@ impl Syncer {
     fn sync_folder(&mut self, folder: Folder) {
         let path = Path::new(".").join(&folder.path);
         match self.storage.sync_dir(&folder.path) {
-            Ok(()) if folder.failed => log::warn!("the folder '{}' is synced", path.display()),
+            Ok(()) if folder.failed => log::info!("the folder '{}' is synced", path.display()),
             Ok(()) => {}
             // Some file systems know nothing of syncing folders.
             Err(error) if is_unsupported(&error) => {

@@ -1,8 +1,11 @@
 """Block devices that fail when told to: nbdkit behind nbdfuse, for a loop device to sit on."""
 
 import subprocess
+from pathlib import Path
 
 from common import find_tool, run, wait_until
+
+PLUGIN = Path(__file__).resolve().parent / "powerdisk.py"
 
 
 class NbdDisk:
@@ -26,16 +29,19 @@ class NbdDisk:
 
 
 class FailingDisk(NbdDisk):
-    """Its writes and flushes fail while a flag is up."""
+    """Its writes fail while a flag is up: all, or those of tapes' bytes only."""
 
-    def __init__(self, places, name, size):
+    def __init__(self, places, name, size, only_data):
         image = places.folder / f"{name}.img"
         with open(image, "wb") as file:
             file.truncate(size)
         self.flag = places.folder / f"{name}.fail"
-        super().__init__(places, name, "--filter=error", "file", image, "error=EIO",
-                         "error-pwrite-rate=100%", "error-zero-rate=100%", "error-trim-rate=100%",
-                         f"error-file={self.flag}")
+        if only_data:
+            words = ["python", PLUGIN, f"image={image}", f"fail={self.flag}"]
+        else:
+            words = ["--filter=error", "file", image, "error=EIO", "error-pwrite-rate=100%",
+                     "error-zero-rate=100%", "error-trim-rate=100%", f"error-file={self.flag}"]
+        super().__init__(places, name, *words)
 
     def fail(self):
         """From now on."""

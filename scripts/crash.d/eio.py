@@ -23,6 +23,7 @@ DISK_BYTES = 64 << 20
 GOES_ON_S = 6
 FAILED, LOST = 1, 3
 ROUND_S = 4
+SYNCED_NS = 2_000_000_000
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Case:
     said: str  # the recorder's words
     options: tuple = ()
     mount: str = "defaults"
+    only_data: bool = False
 
 
 def writes_fail(device, mount):
@@ -65,9 +67,11 @@ def is_mounted_read_only(device, mount):
 
 DROP, BLOCK = ("--on-stall", "drop"), ("--on-stall", "block")
 CASES = [
-    Case("writes fail, no journal, heals", writes_fail, True, "can't sync", DROP, "nojournal"),
-    Case("writes fail, no journal, heals, --fsync segment", writes_fail, True, "can't sync",
-         (*BLOCK, "--fsync", "segment"), "nojournal"),
+    Case("bad sectors, heals, drops", writes_fail, True, "can't sync", DROP, only_data=True),
+    Case("bad sectors, heals, waits", writes_fail, True, "can't sync", BLOCK, only_data=True),
+    Case("bad sectors, heals, --fsync segment", writes_fail, True, "can't sync",
+         (*BLOCK, "--fsync", "segment"), only_data=True),
+    Case("writes fail, no journal", writes_fail, False, "can't sync", DROP, "nojournal"),
     Case("writes fail, errors=continue", writes_fail, False, "can't sync", DROP,
          "errors=continue"),
     Case("writes fail, errors=remount-ro", writes_fail, False, "can't sync", BLOCK,
@@ -123,7 +127,7 @@ def start(args, places, out, name, options=()):
 
 def trial(args, places, case, name, rng):
     """One case, on a device of its own; what there is to say about it."""
-    device = FailingDisk(places, name, DISK_BYTES)
+    device = FailingDisk(places, name, DISK_BYTES, case.only_data)
     mkfs, options = [], case.mount
     if options == "nojournal":
         mkfs, options = ["-O", "^has_journal"], "errors=continue"
@@ -131,13 +135,13 @@ def trial(args, places, case, name, rng):
     out = mount.path / "out"
     server, recorder = start(args, places, out, name, case.options)
     time.sleep(rng.uniform(1, 2))
+    failed_ns = time.time_ns()
     heal = case.fail(device, mount)
     places.defer(device.heal)
     if case.said:
         recorder.wait_for_log(case.said, 40)
     time.sleep(rng.uniform(3, 5))
     heal()
-    failed_until = time.time_ns()
     time.sleep(ROUND_S)
     if not recorder.is_running():
         raise Failure(f"{case.name}: it ended: {recorder.wait(0)}\n{recorder.tail()}")
@@ -149,7 +153,7 @@ def trial(args, places, case, name, rng):
     if case.heals:
         text = healed(args, recorder, server, out, code)
     else:
-        text = broken(args, recorder, server, mount, code, failed_until)
+        text = broken(args, recorder, server, mount, code, failed_ns)
     server.stop()
     mount.umount()
     return f"{case.name}: {text}"
@@ -182,11 +186,11 @@ def broken(args, recorder, server, mount, code, failed_ns):
     mount.umount()
     run_tool("e2fsck", "-fy", mount.loop, check=False)
     mount.mount()
-    found = restarted(args, recorder, server, mount)
-    return f"exit {code}; after fsck {found} messages are there, verify ok"
+    found = restarted(args, recorder, server, mount, failed_ns)
+    return f"exit {code}; after fsck {found}"
 
 
-def restarted(args, recorder, server, mount):
+def restarted(args, recorder, server, mount, failed_ns):
     """Starts it again on the repaired file system; how many messages are there."""
     server.run = 1
     recorder.start()
@@ -197,10 +201,12 @@ def restarted(args, recorder, server, mount):
     time.sleep(0.5)
     if recorder.end() != 0:
         raise Failure(f"it does not go on after the repair\n{recorder.tail()}")
-    # All of the run before may be lost from the failure on, and is covered by the restart's gap.
-    result = check(compare(server, mount.path / "out", {0: 0}, tails=True))
+    # What came later than a sync round before the failure may be lost.
+    result = check(compare(server, mount.path / "out", {0: failed_ns}, SYNCED_NS, damage=True))
     verify(args.program, mount.path / "out", expected=(0, 3))
-    return result.recorded
+    damaged = result.events.get("damaged", 0)
+    return f"{result.recorded} messages are there in {result.segments} segments, {damaged} of " \
+           "them damaged"
 
 
 def folder_goes(args, places, name, take, label):

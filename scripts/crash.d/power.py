@@ -12,11 +12,10 @@ import os
 import random
 import time
 import uuid
-from pathlib import Path
 
 from common import NS, Failure, Recorder, distribution, need_tools, run as run_tool, say, verify
 from common import wait_until
-from device import NbdDisk
+from device import PLUGIN, NbdDisk
 from powerlog import Disk, read_log
 from server import Server
 from tape import check, compare
@@ -102,8 +101,7 @@ def cuts(args, places, fsync, times, rng):
 def record(args, places, folder, server, fsync):
     """Records for a while on the noting disk: when it began, and how long a segment took."""
     mount = places.make(f"{folder.name}/mnt")
-    plugin = Path(__file__).resolve().parent / "powerdisk.py"
-    nbd = NbdDisk(places, folder.name, "python", plugin, f"image={folder / 'disk.img'}",
+    nbd = NbdDisk(places, folder.name, "python", PLUGIN, f"image={folder / 'disk.img'}",
                   f"log={folder / 'disk.log'}")
     loop = run_tool("losetup", "--find", "--show", nbd.path).stdout.strip()
     detach = lambda: run_tool("losetup", "--detach", loop, check=False)
@@ -187,7 +185,7 @@ def go_on(args, places, folder, server, out, cut_ns, number, limit_ns, said):
     if code != 0:
         raise Failure(f"started after the cut: exit {code}\n{recorder.tail()}")
     kills = {turn: 0 for turn in range(1, number + 1)} | {None: 0, 0: cut_ns}
-    result = check(compare(server, out, kills, limit_ns, tails=True))
+    result = check(compare(server, out, kills, limit_ns, damage=True))
     text = recorder.log_text()
     said["recovered"] += text.count("after a crash of the machine")
     said["tail"] += sum(1 for _ in out.glob("feed=*/date=*/*.tail"))

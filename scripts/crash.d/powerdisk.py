@@ -1,10 +1,13 @@
-"""A disk for nbdkit's python plugin that notes each write and each flush.
+"""A disk for nbdkit's python plugin that notes each write and each flush, or fails some.
 
 Loaded by nbdkit, not by scripts/crash. A record of the log: `W` or `F`, the time (ns), offset,
 length, data. What a drive with a volatile cache may lose follows from it: all after the last `F`.
+While the file `fail` is there, writes of tapes' bytes fail and those of the file system's own go
+well, as on a disk with bad sectors.
 """
 
 import builtins
+import errno
 import os
 import struct
 import time
@@ -13,15 +16,18 @@ import nbdkit
 
 API_VERSION = 2
 RECORD = struct.Struct("<cQQI")
+MARK = b'"pad":"'  # in each message of the load server
 FILES = {}
 
 
 def config(key, value):
-    """`image` is the disk's file, `log` the log's."""
+    """`image` is the disk's file, `log` the log's, `fail` the flag's; the last two as wanted."""
     if key == "image":
         FILES[key] = os.open(value, os.O_RDWR)
     elif key == "log":
         FILES[key] = builtins.open(value, "ab", buffering=0)
+    elif key == "fail":
+        FILES[key] = value
     else:
         raise RuntimeError(f"unknown key '{key}'")
 
@@ -54,6 +60,9 @@ def pread(_handle, buf, offset, _flags):
 def pwrite(_handle, buf, offset, _flags):
     """Writes, and notes it."""
     data = bytes(buf)
+    if "fail" in FILES and MARK in data and os.path.exists(FILES["fail"]):
+        nbdkit.set_error(errno.EIO)
+        raise OSError(errno.EIO, "told to fail")
     os.pwrite(FILES["image"], data, offset)
     note(b"W", offset, data)
 
@@ -65,4 +74,6 @@ def flush(_handle, _flags):
 
 def note(kind, offset, data):
     """One record, in one write."""
+    if "log" not in FILES:
+        return
     FILES["log"].write(RECORD.pack(kind, time.time_ns(), offset, len(data)) + data)

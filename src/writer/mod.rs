@@ -265,8 +265,8 @@ impl Writer {
 
     fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
-        if self.tapes[feed].stats.unsynced.is_up() {
-            // Of this segment or of one before it: a gap stands at the start of a segment.
+        let (unsynced, every) = (self.tapes[feed].stats.unsynced.is_up(), self.options.retry_every);
+        if self.open[feed].as_ref().is_some_and(|open| open.must_close(unsynced, now, every)) {
             self.close(feed);
         }
         if self.open[feed].is_none() {

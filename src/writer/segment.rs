@@ -6,6 +6,7 @@
 use std::io::{self, BufWriter, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{Mono, UnixNs};
 use crate::stats::SegmentProgress;
@@ -55,6 +56,7 @@ pub struct Segment {
     /// Where the last two marks' lines begin; 0 is the start of the file.
     marks: [u64; 2],
     last_ts: UnixNs,
+    created_at: Mono,
     appended_at: Mono,
 }
 
@@ -132,6 +134,7 @@ impl Segment {
             crc: 0,
             marks: [0, 0],
             last_ts: 0,
+            created_at: now,
             appended_at: now,
         })
     }
@@ -149,6 +152,13 @@ impl Segment {
     /// The file, for the syncer.
     pub fn file(&self) -> &Arc<dyn StorageFile> {
         &self.file
+    }
+
+    /// Whether a gap must stand before what comes next, so that it is closed: its own sync failed,
+    /// or it is no new one and something else of the feed could not be synced.
+    pub fn must_close(&self, unsynced: bool, now: Mono, retry_every: Duration) -> bool {
+        // Not at once: where nothing can be synced each new segment would only be the next to fail.
+        self.progress.failed() || unsynced && now.since(self.created_at) >= retry_every
     }
 
     /// The index of the next line.

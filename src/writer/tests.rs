@@ -16,7 +16,7 @@ use crate::recovery;
 use crate::sealer::{Compression, seal_all_plain};
 use crate::storage::memory::{Fault, MemoryDisk};
 use crate::syncer::{FsyncPolicy, SyncItem, Syncer};
-use crate::tape::line::{Encoding, Kind};
+use crate::tape::line::{Encoding, Kind, Line};
 use crate::tape::name::Form;
 use crate::tools::Outcome;
 use crate::tools::verify::{self, VerifyArgs};
@@ -91,7 +91,7 @@ impl Rig {
             flush_every: Duration::from_millis(100),
             rotate_every: rotation.every,
             min_free: 0,
-            retry_every: Duration::from_millis(1),
+            retry_every: Duration::ZERO,
         };
         let mut writer =
             Writer::new(options, storage.clone(), tapes, pool, to_syncer, recorder, given_up);
@@ -530,6 +530,24 @@ fn a_segment_given_up_gets_its_end_once_the_disk_takes_it() {
     assert_eq!(disk.files().iter().find(open), None);
     assert_eq!(messages_on(&disk)[0].len(), 6);
     verify(&disk).unwrap();
+}
+
+/// Where nothing can be synced each new segment was closed for the failed sync of the one before:
+/// a disk that failed for a second left dozens of segments.
+#[test]
+fn failed_syncs_of_others_close_no_new_segment() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    rig.writer.options.retry_every = Duration::from_secs(3600);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    for _ in 0..5 {
+        rig.stats[0].sync_failed();
+        rig.step(messages, Compression::None);
+    }
+    assert_eq!(rig.stats[0].segments.get(), 1);
+    rig.end(Compression::None);
+    assert_eq!(rig.stats[0].gaps.figures()[0].holes, 1);
 }
 
 #[test]
