@@ -71,8 +71,8 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, with the counters of all feeds. It ends when the writer drops its sender, after the last segment; then it
-/// drops `on_finished`, and with it the way to the sealer.
+/// Starts the syncer, with the counters of all feeds. It ends when the writer drops its sender,
+/// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
 ///
 /// # Errors
 /// No thread to be had.

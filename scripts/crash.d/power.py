@@ -31,6 +31,8 @@ ROUND_NS = NS
 SIZES = {"ext4": 96 << 20, "xfs": 320 << 20}
 MKFS = {"ext4": ["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
         "xfs": ["mkfs.xfs", "-q", "-f", "-K"]}
+# The namespace of the recorder before may still hold the disk before, of the same UUID.
+OPTIONS = {"ext4": "defaults", "xfs": "nouuid"}
 # Another boot: the file where the kernel says which one it is, replaced for one process.
 OTHER_BOOT = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
 
@@ -148,7 +150,7 @@ def look(args, places, folder, server, cut, number, limit_ns, said):
     cut.write_to(image)
     loop = run_tool("losetup", "--find", "--show", image).stdout.strip()
     try:
-        run_tool("mount", "-t", args.filesystem, loop, mount)
+        run_tool("mount", "-t", args.filesystem, "-o", OPTIONS[args.filesystem], loop, mount)
         try:
             return go_on(args, places, folder, server, mount / "out", cut.at_ns, number, limit_ns,
                          said)
@@ -170,7 +172,8 @@ def go_on(args, places, folder, server, out, cut_ns, number, limit_ns, said):
     server.run = number + 1
     recorder.start()
     try:
-        wait_until("all feeds are connected", server.all_connected, 20)
+        connected = lambda: recorder.log_text().count(": connected to ") == FEEDS
+        wait_until("all feeds are connected", connected, 20)
         before = server.published()
         server.pause(False)
         wait_until("messages are sent", lambda: server.published() >= before + 60, 10)
