@@ -145,7 +145,8 @@ def pick(log, begun_ns, times, rng):
 
 def look(args, places, folder, server, cut, number, limit_ns, said):
     """Mounts what a power cut left, records on it, and compares."""
-    image, mount = folder / "cut.img", folder / "cut"
+    # Each in a file of its own: what ends late may still hold the one before.
+    image, mount = folder / f"cut-{number}.img", folder / "cut"
     mount.mkdir(exist_ok=True)
     cut.write_to(image)
     loop = run_tool("losetup", "--find", "--show", image).stdout.strip()
@@ -157,7 +158,9 @@ def look(args, places, folder, server, cut, number, limit_ns, said):
         finally:
             run_tool("umount", mount)
     finally:
-        run_tool("losetup", "--detach", loop)
+        # It may have gone with the mount.
+        run_tool("losetup", "--detach", loop, check=False)
+        image.unlink()
 
 
 def go_on(args, places, folder, server, out, cut_ns, number, limit_ns, said):
