@@ -23,11 +23,11 @@ from tape import check, compare
 FEEDS, RATE = 3, 3000
 RUN_S = 20
 FSYNC_NS = NS
-# One sync round on this machine while it does other things: all feeds' segments, one after the
-# other, and their seals. What was really lost is printed.
+# What one sync round may take on this machine while it does other things: a limit that was chosen,
+# not measured. What was really lost is printed.
 ROUND_NS = NS
-# With `--fsync segment` a segment is durable once it is finished: it takes so long to fill
-# --rotate-bytes, measured as the longest of the run; the rest is as above.
+# With `--fsync segment` a segment is durable once it is finished. It may take twice the run's mean
+# time to fill --rotate-bytes; the rest is as above.
 SIZES = {"ext4": 96 << 20, "xfs": 320 << 20}
 MKFS = {"ext4": ["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
         "xfs": ["mkfs.xfs", "-q", "-f", "-K"]}
