@@ -125,8 +125,9 @@ impl Recorder {
 
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
+        let counters = tapes.iter().map(|tape| tape.stats.clone()).collect();
         let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, tapes.len(), on_finished(queue))
+            syncer::spawn(storage.clone(), options.fsync, counters, on_finished(queue))
                 .context("can't start the syncer")?;
 
         let plan = PoolPlan::new(options.queue_bytes, tapes.len());

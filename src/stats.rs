@@ -28,6 +28,27 @@ impl Counter {
     }
 }
 
+/// Something that one thread has to tell another, once.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Raises it; whether it was down.
+    pub fn raise(&self) -> bool {
+        !self.0.swap(true, Relaxed)
+    }
+
+    /// Lowers it; whether it was up.
+    pub fn lower(&self) -> bool {
+        self.0.swap(false, Relaxed)
+    }
+
+    /// Whether it is up.
+    pub fn is_up(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 /// What is lost, and how often, by cause.
 #[derive(Debug, Default)]
 pub struct Gaps {
@@ -110,6 +131,19 @@ pub struct FeedStats {
     pub sealed_raw_bytes: Counter,
     /// Bytes of their sealed files.
     pub sealed_bytes: Counter,
+    /// Up while a failed sync is not told of on the tape. The syncer raises it, and the writer
+    /// decides by it: the next segment begins with a gap.
+    pub unsynced: Flag,
+}
+
+impl FeedStats {
+    /// Something of the feed could not be synced, so that a power cut may take it: a hole, which
+    /// is counted once until the writer has put it on the tape.
+    pub fn sync_failed(&self) {
+        if self.unsynced.raise() {
+            self.gaps.count(GapReason::Disk, 0, 0);
+        }
+    }
 }
 
 /// Counters of the whole recorder.

@@ -4,6 +4,12 @@
 //! Owns fdatasync of open segments at the `--fsync` interval, the fsync of folders, the `.next`
 //! files, the page cache of what is synced, and the last steps of a finished segment: sync, its
 //! final name, on to the sealer.
+//!
+//! A sync that failed is a hole: a power cut may take what it was to make durable. It is counted
+//! at once, a `disk` gap, and the feed's next segment begins with it. Where no segment follows,
+//! because the run ends, the closing report and the exit code tell of it, and the next run begins
+//! with its `restart` gap as always. A file's sync is not tried again: the kernel forgets what it
+//! could not write. Folders and names are: they change nothing that was there.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,12 +22,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
-use crate::storage::Storage;
+use crate::stats::FeedStats;
+use crate::storage::{self, Storage};
 use crate::tape::name::{FeedName, Form, SegmentName};
+use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
 
 /// Deep enough for paths and formatting; nothing recurses here.
 const STACK_BYTES: usize = 128 << 10;
+/// Finished segments that may wait for their names; more of them wait for the next start.
+const UNNAMED_MAX: usize = 256;
+/// Where nothing is due by time, names that the disk refused are tried again this often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// When bytes are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +71,20 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer. It ends when the writer drops its sender, after the last segment; then it
-/// drops `on_finished`, and with it the way to the sealer.
+/// Starts the syncer, with the counters of all feeds. It ends when the writer drops its sender,
+/// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
 ///
 /// # Errors
 /// No thread to be had.
 pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
-    feeds: usize,
+    stats: Vec<Arc<FeedStats>>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
-    let (sender, items) = bounded(4 * feeds + 64);
-    let syncer = Syncer::new(storage, policy, on_finished);
+    let (sender, items) = bounded(4 * stats.len() + 64);
+    let syncer = Syncer::new(storage, policy, stats, on_finished);
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
@@ -85,6 +97,22 @@ struct Open {
     synced: u64,
 }
 
+/// A segment on its way to its final name.
+struct Finished {
+    feed: FeedId,
+    name: SegmentName,
+    /// The disk refused it, which was said.
+    refused: bool,
+}
+
+/// A folder in which names changed.
+struct Folder {
+    path: PathBuf,
+    /// Whose names.
+    feeds: Vec<FeedId>,
+    failed: bool,
+}
+
 /// The thread's state.
 pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
@@ -92,7 +120,10 @@ pub(crate) struct Syncer {
     open: HashMap<FeedId, Open>,
     /// The number and index that each feed's next segment gets.
     next: HashMap<FeedId, (FeedName, u64, u64)>,
-    dirty_folders: Vec<PathBuf>,
+    dirty_folders: Vec<Folder>,
+    /// Finished segments that don't have their final names yet.
+    unnamed: Vec<Finished>,
+    stats: Vec<Arc<FeedStats>>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 }
 
@@ -100,6 +131,7 @@ impl Syncer {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         policy: FsyncPolicy,
+        stats: Vec<Arc<FeedStats>>,
         on_finished: Box<dyn FnMut(SegmentName) + Send>,
     ) -> Syncer {
         Syncer {
@@ -108,6 +140,8 @@ impl Syncer {
             open: HashMap::new(),
             next: HashMap::new(),
             dirty_folders: Vec::new(),
+            unnamed: Vec::new(),
+            stats,
             on_finished,
         }
     }
@@ -115,8 +149,7 @@ impl Syncer {
     fn run(mut self, items: &Receiver<SyncItem>) {
         let every = match self.policy {
             FsyncPolicy::Every(every) => every,
-            // Nothing is due by time; this only bounds the wait.
-            FsyncPolicy::Segment | FsyncPolicy::Never => Duration::from_secs(60),
+            FsyncPolicy::Segment | FsyncPolicy::Never => LOOK_EVERY,
         };
         let mut due: Mono = mono_now().after(every);
         loop {
@@ -127,8 +160,10 @@ impl Syncer {
             }
             let now = mono_now();
             if now >= due {
-                if matches!(self.policy, FsyncPolicy::Every(_)) {
-                    self.sync_all();
+                self.name_finished();
+                match self.policy {
+                    FsyncPolicy::Every(_) => self.sync_all(),
+                    FsyncPolicy::Segment | FsyncPolicy::Never => self.sync_folders(),
                 }
                 due = now.after(every);
             }
@@ -138,23 +173,28 @@ impl Syncer {
 
     /// The last sync, and the numbers with which the next run goes on.
     pub(crate) fn end(&mut self) {
+        self.name_finished();
         self.sync_all();
-        for (feed, number, index) in std::mem::take(&mut self.next).into_values() {
-            self.write_next(&feed, number, index);
+        for (feed, (name, number, index)) in std::mem::take(&mut self.next) {
+            self.write_next(feed, &name, number, index);
         }
         self.sync_folders();
+        for finished in &self.unnamed {
+            let path = finished.name.path(Form::Open);
+            log::error!("'{}' is whole but keeps its name until the next start", path.display());
+        }
     }
 
     pub(crate) fn handle(&mut self, item: SyncItem) {
         match item {
             SyncItem::Opened { feed, segment, first_index } => {
                 let name = segment.name.clone();
-                self.write_next(&name.feed, name.number + 1, first_index);
+                self.write_next(feed, &name.feed, name.number + 1, first_index);
                 self.next.insert(feed, (name.feed.clone(), name.number + 1, first_index));
                 for folder in segment.parents() {
-                    self.folder_is_dirty(folder);
+                    self.folder_is_dirty(feed, folder);
                 }
-                self.folder_is_dirty(segment.folder());
+                self.folder_is_dirty(feed, segment.folder());
                 self.open.insert(feed, Open { segment, synced: 0 });
             }
             SyncItem::Finished { feed, next_index } => {
@@ -162,7 +202,7 @@ impl Syncer {
                     *index = next_index;
                 }
                 if let Some(open) = self.open.remove(&feed) {
-                    self.finish(open);
+                    self.finish(feed, open);
                 }
             }
             SyncItem::Abandoned { feed } => {
@@ -172,26 +212,46 @@ impl Syncer {
     }
 
     /// Syncs the file before it gets its final name: what has that name is whole.
-    fn finish(&mut self, mut open: Open) {
+    fn finish(&mut self, feed: FeedId, mut open: Open) {
         if self.policy != FsyncPolicy::Never {
-            self.sync(&mut open);
+            // Also where nothing is new: one that was given up is cut, and its `end` was late.
+            self.sync(feed, &mut open);
         }
         let name = open.segment.name.clone();
-        let (from, to) = (name.path(Form::Open), name.path(Form::Plain));
-        if let Err(error) = self.storage.rename(&from, &to) {
-            log::error!(
-                "can't rename '{}' to '{}': {error}; the next start will do it",
-                from.display(),
-                to.display()
-            );
+        self.unnamed.push(Finished { feed, name, refused: false });
+        self.name_finished();
+    }
+
+    /// Gives finished segments their final names, and hands them on. A name that the disk refuses
+    /// is tried again.
+    fn name_finished(&mut self) {
+        let mut named = Vec::new();
+        for finished in std::mem::take(&mut self.unnamed) {
+            let name = &finished.name;
+            match self.storage.rename(&name.path(Form::Open), &name.path(Form::Plain)) {
+                Ok(()) => {
+                    self.folder_is_dirty(finished.feed, name.folder());
+                    named.push(finished.name);
+                }
+                Err(error) => self.keep_unnamed(finished, &error),
+            }
+        }
+        if named.is_empty() {
             return;
         }
-        self.folder_is_dirty(name.folder());
-        if self.policy != FsyncPolicy::Never {
-            self.sync_folders();
+        self.sync_folders();
+        named.into_iter().for_each(|name| (self.on_finished)(name));
+    }
+
+    fn keep_unnamed(&mut self, finished: Finished, error: &io::Error) {
+        if !finished.refused {
+            let path = finished.name.path(Form::Open);
+            let why = storage::explain(&*self.storage, error);
+            log::error!("can't give '{}' its final name: {why}; tried again", path.display());
         }
-        drop(open);
-        (self.on_finished)(name);
+        if self.unnamed.len() < UNNAMED_MAX {
+            self.unnamed.push(Finished { refused: true, ..finished });
+        }
     }
 
     /// Syncs every open segment that has something new, and the folders.
@@ -200,16 +260,18 @@ impl Syncer {
             return;
         }
         let mut open = std::mem::take(&mut self.open);
-        for segment in open.values_mut() {
-            self.sync(segment);
+        for (feed, segment) in &mut open {
+            if segment.segment.progress.written() != segment.synced {
+                self.sync(*feed, segment);
+            }
         }
         self.open = open;
         self.sync_folders();
     }
 
-    fn sync(&self, open: &mut Open) {
+    fn sync(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        if written == open.synced || open.segment.progress.failed() {
+        if open.segment.progress.failed() {
             return;
         }
         match open.segment.file.sync() {
@@ -220,38 +282,69 @@ impl Syncer {
             Err(error) => {
                 // What was not synced may be gone from the cache too: it is not tried again.
                 let path = open.segment.name.path(Form::Open);
-                log::error!("can't sync '{}': {error}; it is closed for good", path.display());
+                log::error!(
+                    "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
+                     it",
+                    path.display(),
+                    storage::explain(&*self.storage, &error),
+                    format_size(written - open.synced)
+                );
                 open.segment.progress.set_failed();
+                self.stats[feed].sync_failed();
             }
         }
     }
 
-    fn folder_is_dirty(&mut self, folder: PathBuf) {
-        if !self.dirty_folders.contains(&folder) {
-            self.dirty_folders.push(folder);
+    fn folder_is_dirty(&mut self, feed: FeedId, path: PathBuf) {
+        match self.dirty_folders.iter_mut().find(|folder| folder.path == path) {
+            Some(folder) if folder.feeds.contains(&feed) => {}
+            Some(folder) => folder.feeds.push(feed),
+            None => self.dirty_folders.push(Folder { path, feeds: vec![feed], failed: false }),
         }
     }
 
     fn sync_folders(&mut self) {
         for folder in std::mem::take(&mut self.dirty_folders) {
-            if self.policy == FsyncPolicy::Never {
-                continue;
+            if self.policy != FsyncPolicy::Never {
+                self.sync_folder(folder);
             }
-            if let Err(error) = self.storage.sync_dir(&folder) {
-                log::error!("can't sync the folder '{}': {error}", folder.display());
+        }
+    }
+
+    /// Syncs a folder; one that fails is a hole of all feeds with new names in it, counted once,
+    /// and stays dirty.
+    fn sync_folder(&mut self, folder: Folder) {
+        let path = Path::new(".").join(&folder.path);
+        match self.storage.sync_dir(&folder.path) {
+            Ok(()) if folder.failed => log::info!("the folder '{}' is synced", path.display()),
+            Ok(()) => {}
+            // Some file systems know nothing of syncing folders.
+            Err(error) if is_unsupported(&error) => {
+                log::debug!("can't sync the folder '{}': {error}", path.display());
+            }
+            Err(error) => {
+                if !folder.failed {
+                    log::error!(
+                        "can't sync the folder '{}': {error}; tried again; until then a power cut \
+                         may take files that are new in it",
+                        path.display()
+                    );
+                    folder.feeds.iter().for_each(|feed| self.stats[*feed].sync_failed());
+                }
+                self.dirty_folders.push(Folder { failed: true, ..folder });
             }
         }
     }
 
     /// `OUT/feed=F/.next`: numbers and indices go on even where all segments were moved away.
-    fn write_next(&mut self, feed: &FeedName, number: u64, index: u64) {
-        let folder = feed.folder();
+    fn write_next(&mut self, feed: FeedId, name: &FeedName, number: u64, index: u64) {
+        let folder = name.folder();
         let folder = Path::new(&folder);
         let result = self.replace_next(folder, number, index);
         if let Err(error) = result {
             log::warn!("can't write '{}/.next': {error}", folder.display());
         } else {
-            self.folder_is_dirty(folder.to_path_buf());
+            self.folder_is_dirty(feed, folder.to_path_buf());
         }
     }
 
@@ -272,4 +365,8 @@ impl Syncer {
         }
         self.storage.replace(&temporary, &folder.join(".next"))
     }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }

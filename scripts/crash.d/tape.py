@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from common import NS, Failure, find_tool
 
 NAME = re.compile(r"(?P<feed>.+)\.(?P<at>\d{8}T\d{6}Z)\.(?P<number>\d{6,})\.tape(?P<form>|\.open|\.zst|\.gz)")
+LINES = re.compile(rb"(?:[0-9]{19}[ !~\\][^\n\0]*+\n)++")
 BEST_LAST = ["", ".open", ".gz", ".zst"]
 FINDINGS_MAX = 20
 # Two clocks of one machine are compared here, and a stamp is taken somewhat before or after what
@@ -95,12 +96,14 @@ def payload_of(kind, raw):
 class Comparison:
     """Walks one feed's tape beside what was published."""
 
-    def __init__(self, feed, kills, loss_limit_ns, until_ns, times_differ_ns):
+    def __init__(self, feed, kills, loss_limit_ns, until_ns, times_differ_ns, damage):
         self.feed = feed
         self.kills = kills  # time of the kill of each run that was killed
         self.loss_limit_ns = loss_limit_ns
         self.until_ns = until_ns  # what was published later need not be there
         self.times_differ_ns = times_differ_ns
+        # The machine or its disk failed: bytes may be kept aside, segments be damaged.
+        self.damage = damage
         self.starts = [batch.first for batch in feed.batches]
         self.result = Result()
         self.index = None
@@ -120,6 +123,8 @@ class Comparison:
         """All segments, then what is missing at the end."""
         files, odd = segments(out, self.feed.name)
         for path in odd:
+            if self.damage and path.suffix in (".tail", ".damaged"):
+                continue
             self.finding(f"an odd file: '{path.name}'")
         for number, path in files:
             self.take_segment(number, path)
@@ -136,6 +141,10 @@ class Comparison:
     def take_segment(self, number, path):
         """One segment: its header, its lines, its indices, its stamps."""
         data = read_segment(path)
+        if self.damage and not LINES.fullmatch(data):
+            self.result.events["damaged"] = self.result.events.get("damaged", 0) + 1
+            self.index = None
+            return
         if not data.endswith(b"\n") and path.suffix != ".open":
             self.finding(f"'{path.name}' doesn't end with a line")
         lines = data.split(b"\n")
@@ -252,13 +261,13 @@ class Comparison:
 
 
 def compare(server, out, kills=None, loss_limit_ns=0, until_ns=None,
-            times_differ_ns=TIMES_DIFFER_NS):
+            times_differ_ns=TIMES_DIFFER_NS, damage=False):
     """Compares all feeds; fails with what was found."""
     total = Result()
     for feed in server.feeds:
         until = until_ns if until_ns is not None else 1 << 63
-        total.add(
-            Comparison(feed, kills or {}, loss_limit_ns, until, times_differ_ns).run(out))
+        walk = Comparison(feed, kills or {}, loss_limit_ns, until, times_differ_ns, damage)
+        total.add(walk.run(out))
     if server.errors:
         total.findings += server.errors
     return total

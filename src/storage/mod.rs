@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use nix::fcntl::{AT_FDCWD, PosixFadviseAdvice, RenameFlags, posix_fadvise, renameat2};
 
+use crate::units::format_size;
+
 /// Folders are made with this mode.
 const DIR_MODE: u32 = 0o750;
 /// Files are made with this mode.
@@ -50,6 +52,42 @@ pub trait Storage: Send + Sync {
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
     /// Bytes that an unprivileged process may still write.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Files that may still be made (inodes); `None` where only bytes limit them.
+    fn free_files(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// An error of the disk for an operator: what it means here, and what to do about it.
+pub fn explain(storage: &dyn Storage, error: &io::Error) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::StorageFull, _) => explain_full(storage, error),
+        (io::ErrorKind::QuotaExceeded, _) => {
+            format!("the disk quota is used up ({error}); remove something, or have it raised")
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => format!(
+            "the file system is read-only ({error}); after an error the kernel makes it so: see \
+             `dmesg`, check it with fsck, mount it again"
+        ),
+        (_, Some(libc::EIO)) => {
+            format!("the disk fails ({error}); see `dmesg`, `smartctl`, its cables")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn explain_full(storage: &dyn Storage, error: &io::Error) -> String {
+    // What can't be told is left out: the error itself is what matters.
+    let bytes = storage.free_bytes().map(format_size).unwrap_or_else(|_| "?".to_string());
+    match storage.free_files() {
+        Ok(Some(0)) => format!(
+            "the disk has room for no more files: 0 inodes free, {bytes} free ({error}); remove \
+             files, or make the file system with more inodes"
+        ),
+        Ok(_) | Err(_) => {
+            format!("the disk is full: {bytes} free ({error}); remove something, or enlarge it")
+        }
+    }
 }
 
 /// An open file. Shared between threads: one appends, another syncs.
@@ -190,6 +228,12 @@ impl Storage for Disk {
         let stat = nix::sys::statvfs::statvfs(&self.root)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
+
+    fn free_files(&self) -> io::Result<Option<u64>> {
+        let stat = nix::sys::statvfs::statvfs(&self.root)?;
+        // Btrfs makes inodes as needed, and says that there are 0 of 0.
+        Ok((stat.files() > 0).then_some(stat.files_available()))
+    }
 }
 
 impl StorageFile for File {
@@ -221,5 +265,63 @@ impl StorageFile for File {
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         // Advice: where the file system knows nothing of it, the cache just stays.
         let _ = posix_fadvise(self.as_fd(), offset as i64, bytes as i64, advice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memory::MemoryDisk;
+    use super::*;
+
+    /// A disk with so many bytes and inodes free.
+    struct Free(u64, Option<u64>, MemoryDisk);
+
+    impl Storage for Free {
+        fn create_dirs(&self, folder: &Path) -> io::Result<()> {
+            self.2.create_dirs(folder)
+        }
+        fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+            self.2.create(path)
+        }
+        fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+            self.2.open(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.2.rename(from, to)
+        }
+        fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.2.replace(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.2.remove(path)
+        }
+        fn sync_dir(&self, folder: &Path) -> io::Result<()> {
+            self.2.sync_dir(folder)
+        }
+        fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+            self.2.list(folder)
+        }
+        fn free_bytes(&self) -> io::Result<u64> {
+            Ok(self.0)
+        }
+        fn free_files(&self) -> io::Result<Option<u64>> {
+            Ok(self.1)
+        }
+    }
+
+    #[test]
+    fn errors_of_the_disk_say_what_to_do() {
+        let check = |errno, bytes, files, expected: &str| {
+            let disk = Free(bytes, files, MemoryDisk::new());
+            let said = explain(&disk, &io::Error::from_raw_os_error(errno));
+            assert!(said.contains(expected), "{errno}: {said}");
+        };
+        check(libc::ENOSPC, 0, Some(9), "the disk is full: 0B free (No space left on device");
+        check(libc::ENOSPC, 5 << 20, Some(0), "no more files: 0 inodes free, 5MiB free (No space");
+        check(libc::ENOSPC, 0, None, "the disk is full");
+        check(libc::EDQUOT, 9, Some(9), "quota is used up");
+        check(libc::EROFS, 9, Some(9), "read-only (Read-only file system (os error 30)); after");
+        check(libc::EIO, 9, Some(9), "the disk fails (Input/output error (os error 5)); see");
+        check(libc::EACCES, 9, Some(9), "Permission denied");
     }
 }

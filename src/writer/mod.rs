@@ -15,15 +15,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use self::segment::{Abandoned, Chunk, PIECES_MAX, Segment, SegmentFile};
+use self::segment::{Abandoned, AbandonedEnd, Chunk, PIECES_MAX, Segment, SegmentFile, Unended};
+use self::segment::{count_messages, measure};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::stats::{FeedStats, RecorderStats};
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 use crate::syncer::SyncItem;
 use crate::tape;
 use crate::tape::event::{Event, GapReason};
-use crate::tape::line::{Line, Stamp};
+use crate::tape::line::Stamp;
 use crate::tape::name::{FeedName, SegmentName};
 use crate::units::format_size;
 
@@ -95,12 +96,12 @@ struct Writer {
     storage: Arc<dyn Storage>,
     tapes: Vec<Tape>,
     open: Vec<Option<Segment>>,
+    /// Segments that were given up and lack their `end`, which the next one waits for.
+    unended: Vec<Option<Unended>>,
     /// Feeds whose segments hold bytes that are not with the kernel.
     dirty: Vec<FeedId>,
     /// Messages and bytes of each feed that were given up when the recorder ended.
     lost: Vec<(u64, u64)>,
-    /// Feeds whose last segment could not be synced: the next one says so.
-    unsynced: Vec<bool>,
     host: String,
     boot_id: String,
     pool: Arc<Pool>,
@@ -109,8 +110,18 @@ struct Writer {
     give_up: Receiver<()>,
     gave_up: bool,
     space_is_low: bool,
+    /// Set while the disk takes nothing.
+    stall: Option<Stall>,
     flush_by: Option<Mono>,
     housekeeping_at: Mono,
+}
+
+/// The disk takes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    since: Mono,
+    /// The error that was said last.
+    errno: Option<i32>,
 }
 
 impl Writer {
@@ -128,9 +139,9 @@ impl Writer {
             options,
             storage,
             open: tapes.iter().map(|_| None).collect(),
+            unended: tapes.iter().map(|_| None).collect(),
             dirty: Vec::with_capacity(tapes.len()),
             lost: vec![(0, 0); tapes.len()],
-            unsynced: vec![false; tapes.len()],
             tapes,
             host: clock::host_name(),
             boot_id: clock::boot_id(),
@@ -140,6 +151,7 @@ impl Writer {
             give_up,
             gave_up: false,
             space_is_low: false,
+            stall: None,
             flush_by: None,
             housekeeping_at: mono_now(),
         }
@@ -184,6 +196,8 @@ impl Writer {
         self.write_batch();
         for feed in 0..self.tapes.len() {
             self.close(feed);
+            self.end_given_up(feed);
+            self.leave_given_up(feed);
         }
         self.report_lost();
     }
@@ -265,9 +279,9 @@ impl Writer {
 
     fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
-        if self.open[feed].as_ref().is_some_and(|segment| segment.progress().failed()) {
+        let (unsynced, every) = (self.tapes[feed].stats.unsynced.is_up(), self.options.retry_every);
+        if self.open[feed].as_ref().is_some_and(|open| open.must_close(unsynced, now, every)) {
             self.close(feed);
-            self.unsynced[feed] = true;
         }
         if self.open[feed].is_none() {
             self.open_segment(feed, chunk, now).map_err(|error| (error, Tried::Open))?;
@@ -286,6 +300,7 @@ impl Writer {
     }
 
     fn open_segment(&mut self, feed: FeedId, chunk: &Chunk<'_>, now: Mono) -> io::Result<()> {
+        self.end_given_up(feed);
         let tape = &mut self.tapes[feed];
         let mut segment = loop {
             let name = SegmentName::new(&tape.name, tape.next_number, chunk.first_ts);
@@ -317,7 +332,9 @@ impl Writer {
         let stamp = Stamp::new(ts);
         let mut line = header.to_line(&stamp);
         let mut lines = 1;
-        if self.unsynced[feed] {
+        // Lowered before it is written: what fails from here on is another hole.
+        let unsynced = tape.stats.unsynced.lower();
+        if unsynced {
             // What the failed sync was to make durable may be there or not: nobody can know.
             let reason = GapReason::Disk;
             let gap = Event::Gap { reason, messages: None, bytes: None, from_ts: None, to_ts: ts };
@@ -328,18 +345,20 @@ impl Writer {
         let mut taken = 0;
         let written = segment.append(&header, now, &mut taken).and_then(|()| segment.flush());
         if let Err(error) = written {
+            if unsynced {
+                // Still the same hole, counted already.
+                tape.stats.unsynced.raise();
+            }
             segment.discard(&*self.storage);
             return Err(error);
         }
         tape.next_number += 1;
         tape.next_index = segment.next_index();
         tape.stats.segments.add(1);
-        if std::mem::take(&mut self.unsynced[feed]) {
-            tape.stats.gaps.count(GapReason::Disk, 0, 0);
-        }
         tape.stats.tape_bytes.add(line.len() as u64);
         let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
         self.open[feed] = Some(segment);
+        self.leave_given_up(feed);
         self.tell_syncer(opened);
         Ok(())
     }
@@ -353,12 +372,15 @@ impl Writer {
         bytes: &[u8],
     ) -> Vec<u8> {
         let name = self.tapes[feed].name.clone();
-        if self.stats.disk_stalled.get() == 0 {
+        let errno = error.raw_os_error();
+        if self.stall.is_none_or(|stall| stall.errno != errno) {
             log::error!(
-                "{name}: can't write to the tape: {error}; tried again every {} s",
+                "{name}: can't write to the tape: {}; tried again every {} s",
+                storage::explain(&*self.storage, error),
                 self.options.retry_every.as_secs()
             );
         }
+        self.stall = Some(Stall { errno, ..self.stall_now() });
         self.dirty.retain(|dirty| *dirty != feed);
         let taken = match tried {
             Tried::Open => return bytes.to_vec(),
@@ -368,7 +390,7 @@ impl Writer {
             return bytes.to_vec();
         };
         let last_ts = segment.last_ts();
-        let Abandoned { mut carry, next_index, ended, lines_lost } = segment.abandon(bytes, taken);
+        let Abandoned { mut carry, next_index, end, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
@@ -382,12 +404,31 @@ impl Writer {
             carry.splice(..0, gap.to_line(&Stamp::new(last_ts)));
         }
         self.tapes[feed].next_index = next_index;
-        self.tell_syncer(if ended {
-            SyncItem::Finished { feed, next_index }
-        } else {
-            SyncItem::Abandoned { feed }
-        });
+        match end {
+            AbandonedEnd::Written => self.tell_syncer(SyncItem::Finished { feed, next_index }),
+            AbandonedEnd::Missing(unended) => self.unended[feed] = Some(unended),
+            AbandonedEnd::Never => self.tell_syncer(SyncItem::Abandoned { feed }),
+        }
         carry
+    }
+
+    /// Tries again to end the segment that was given up, before the next one begins.
+    fn end_given_up(&mut self, feed: FeedId) {
+        if let Some(unended) = &self.unended[feed]
+            && unended.end().is_ok()
+        {
+            let next_index = unended.next_index;
+            self.unended[feed] = None;
+            self.tapes[feed].next_index = next_index;
+            self.tell_syncer(SyncItem::Finished { feed, next_index });
+        }
+    }
+
+    /// The next segment has begun, or none will: the one that was given up is left to recovery.
+    fn leave_given_up(&mut self, feed: FeedId) {
+        if self.unended[feed].take().is_some() {
+            self.tell_syncer(SyncItem::Abandoned { feed });
+        }
     }
 
     /// Waits until it is time to try again; `false`: the recorder ends, give up.
@@ -397,6 +438,7 @@ impl Writer {
         }
         self.stats.disk_stalled.set(1);
         self.note_idle();
+        self.stall = Some(self.stall_now());
         match self.give_up.recv_timeout(self.options.retry_every) {
             Err(RecvTimeoutError::Timeout) => {
                 self.note_busy();
@@ -409,16 +451,12 @@ impl Writer {
         }
     }
 
+    fn stall_now(&self) -> Stall {
+        self.stall.unwrap_or_else(|| Stall { since: mono_now(), errno: None })
+    }
+
     fn count_lost(&mut self, feed: FeedId, lines: &[u8]) {
-        let (mut messages, mut bytes) = (0, 0);
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            if let Ok(line) = Line::parse(line)
-                && line.kind != tape::line::Kind::Event
-            {
-                messages += 1;
-                bytes += line.message_bytes() as u64;
-            }
-        }
+        let (messages, bytes) = count_messages(lines);
         let lost = &mut self.lost[feed];
         *lost = (lost.0 + messages, lost.1 + bytes);
     }
@@ -524,9 +562,10 @@ impl Writer {
             self.stats.writer_busy_since.set(mono_now().0);
             if let Err(error) = segment.flush() {
                 self.rescue(feed, &error);
-            } else if self.stats.disk_stalled.get() == 1 {
+            } else if let Some(stall) = self.stall.take() {
                 self.stats.disk_stalled.set(0);
-                log::warn!("the disk takes data again");
+                let after = mono_now().since(stall.since).as_secs_f64();
+                log::warn!("the disk takes data again, after {after:.1} s");
             }
         }
         // The list keeps its memory for the next round.
@@ -569,17 +608,6 @@ impl Writer {
 enum Tried {
     Open,
     Append { taken: usize },
-}
-
-/// Number of lines, and the stamps of the first and the last.
-fn measure(lines: &[u8]) -> (u64, UnixNs, UnixNs) {
-    let stamp = |line: Option<&[u8]>| {
-        line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
-    };
-    let body = lines.strip_suffix(b"\n").unwrap_or(lines);
-    let is_lf = |byte: &u8| *byte == b'\n';
-    let (first, last) = (body.split(is_lf).next(), body.rsplit(is_lf).next());
-    (memchr::memchr_iter(b'\n', lines).count() as u64, stamp(first), stamp(last))
 }
 
 #[cfg(test)]

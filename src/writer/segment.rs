@@ -6,12 +6,13 @@
 use std::io::{self, BufWriter, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{Mono, UnixNs};
 use crate::stats::SegmentProgress;
 use crate::storage::{Appender, Storage, StorageFile};
 use crate::tape::event::{Counts, Crc32c, Event};
-use crate::tape::line::{Line, Stamp};
+use crate::tape::line::{Kind, Line, Stamp};
 use crate::tape::name::{Form, SegmentName};
 use crate::tape::{EVENT_LINE_BYTES_MAX, MARK_BYTES};
 
@@ -55,6 +56,7 @@ pub struct Segment {
     /// Where the last two marks' lines begin; 0 is the start of the file.
     marks: [u64; 2],
     last_ts: UnixNs,
+    created_at: Mono,
     appended_at: Mono,
 }
 
@@ -65,10 +67,41 @@ pub struct Abandoned {
     /// The index of the line after it. Where it has no `end`, two are left free for the
     /// `recovered` and the `end` that recovery will add.
     pub next_index: u64,
-    /// Whether it got its `end`; else it stays open for recovery.
-    pub ended: bool,
+    /// What became of its `end`.
+    pub end: AbandonedEnd,
     /// Lines lost because not even reading back worked; 1 at most.
     pub lines_lost: u64,
+}
+
+/// Whether a segment that was given up has its `end`.
+pub enum AbandonedEnd {
+    /// It has.
+    Written,
+    /// The disk did not take it; it may be tried again before the next segment begins.
+    Missing(Unended),
+    /// It can't have one: it stays open for recovery.
+    Never,
+}
+
+/// A segment that was given up, cut to its whole lines, and lacks its `end`.
+pub struct Unended {
+    file: Arc<dyn StorageFile>,
+    keep: u64,
+    lines: u64,
+    marks: [u64; 2],
+    last_ts: UnixNs,
+    /// The index after its `end`.
+    pub next_index: u64,
+}
+
+impl Unended {
+    /// Cuts it to its whole lines, and writes the `end`.
+    ///
+    /// # Errors
+    /// Those of the disk; may be tried again.
+    pub fn end(&self) -> io::Result<()> {
+        end_after_cut(&*self.file, self.keep, self.lines, self.marks, self.last_ts)
+    }
 }
 
 impl Segment {
@@ -101,6 +134,7 @@ impl Segment {
             crc: 0,
             marks: [0, 0],
             last_ts: 0,
+            created_at: now,
             appended_at: now,
         })
     }
@@ -120,9 +154,11 @@ impl Segment {
         &self.file
     }
 
-    /// What the syncer and the writer tell each other.
-    pub fn progress(&self) -> &Arc<SegmentProgress> {
-        &self.progress
+    /// Whether a gap must stand before what comes next, so that it is closed: its own sync failed,
+    /// or it is no new one and something else of the feed could not be synced.
+    pub fn must_close(&self, unsynced: bool, now: Mono, retry_every: Duration) -> bool {
+        // Not at once: where nothing can be synced each new segment would only be the next to fail.
+        self.progress.failed() || unsynced && now.since(self.created_at) >= retry_every
     }
 
     /// The index of the next line.
@@ -270,14 +306,18 @@ impl Segment {
             carry.drain(..first);
         }
         let carry = without_marks(carry);
-        let ended =
-            lines_lost == 0 && end_after_cut(&*file, keep, lines_kept, marks, last_ts).is_ok();
-        if !ended {
-            // Recovery will cut it if this fails too.
-            let _ = file.truncate(keep);
+        let next_index = first_index + lines_kept + 1;
+        let unended = Unended { file, keep, lines: lines_kept, marks, last_ts, next_index };
+        if lines_lost == 0 && unended.end().is_ok() {
+            return Abandoned { carry, next_index, end: AbandonedEnd::Written, lines_lost };
         }
-        let next_index = first_index + lines_kept + if ended { 1 } else { 2 };
-        Abandoned { carry, next_index, ended, lines_lost }
+        // Recovery will cut it if this fails too.
+        let _ = unended.file.truncate(keep);
+        let end = match lines_lost {
+            0 => AbandonedEnd::Missing(unended),
+            _ => AbandonedEnd::Never,
+        };
+        Abandoned { carry, next_index: next_index + 1, end, lines_lost }
     }
 
     /// Removes a segment whose header could not be written.
@@ -409,6 +449,31 @@ fn without_marks(lines: Vec<u8>) -> Vec<u8> {
     kept
 }
 
+/// Number of lines, and the stamps of the first and the last.
+pub(super) fn measure(lines: &[u8]) -> (u64, UnixNs, UnixNs) {
+    let stamp = |line: Option<&[u8]>| {
+        line.and_then(|line| Line::parse(line).ok()).map_or(0, |line| line.ts)
+    };
+    let body = lines.strip_suffix(b"\n").unwrap_or(lines);
+    let is_lf = |byte: &u8| *byte == b'\n';
+    let (first, last) = (body.split(is_lf).next(), body.rsplit(is_lf).next());
+    (memchr::memchr_iter(b'\n', lines).count() as u64, stamp(first), stamp(last))
+}
+
+/// Messages among the lines, and their payload bytes.
+pub(super) fn count_messages(lines: &[u8]) -> (u64, u64) {
+    let (mut messages, mut bytes) = (0, 0);
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        if let Ok(line) = Line::parse(line)
+            && line.kind != Kind::Event
+        {
+            messages += 1;
+            bytes += line.message_bytes() as u64;
+        }
+    }
+    (messages, bytes)
+}
+
 /// What the syncer needs of a segment.
 pub struct SegmentFile {
     /// Its name.
@@ -514,9 +579,10 @@ mod tests {
                 .collect();
             let at = format!("operation {n}, short: {short}");
             assert!(lines.is_sorted_by_key(|line| line.ts), "{at}: stamps go back");
-            let free = if abandoned.ended { 0 } else { 2 };
+            let ended = matches!(abandoned.end, AbandonedEnd::Written);
+            let free = if ended { 0 } else { 2 };
             assert_eq!(lines.len() as u64 + free, abandoned.next_index, "{at}");
-            if abandoned.ended {
+            if ended {
                 let end = lines.last().expect("an end");
                 let counts: Counts = serde_json::from_slice(end.raw).expect("counts");
                 assert_eq!(counts.lines + 1, lines.len() as u64, "{at}: the end's count");
