@@ -6,13 +6,15 @@
 //! never needed is never touched. The pool's lock is taken once a block, never a message, and
 //! nothing slow happens under it.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::UnixNs;
+use crate::stats::FeedStats;
 use crate::tape::line::{Encoding, Stamp};
+use crate::tape::name::FeedName;
 
 /// Smallest block.
 pub const BLOCK_BYTES_MIN: usize = 4 << 10;
@@ -113,6 +115,21 @@ impl Block {
     }
 }
 
+/// Where the tape of one feed goes on.
+#[derive(Debug, Clone)]
+pub struct Tape {
+    /// The feed.
+    pub name: FeedName,
+    /// Its address, secrets hidden.
+    pub url: String,
+    /// Number of the next segment.
+    pub next_number: u64,
+    /// Index of its header.
+    pub next_index: u64,
+    /// The feed's counters.
+    pub stats: Arc<FeedStats>,
+}
+
 /// What travels to the writer.
 #[derive(Debug)]
 pub enum Parcel {
@@ -122,6 +139,8 @@ pub enum Parcel {
     CloseSegment(FeedId),
     /// The address that the feed's segments name from now on, secrets hidden.
     Url(FeedId, String),
+    /// One feed more: the tape that gets the next number.
+    Tape(Box<Tape>),
 }
 
 /// The channel to the writer. It has a place for every block there may be and for some closings,

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::block::Tape;
 use crate::block::{Parcel, Pool, PoolPlan, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
@@ -33,7 +34,7 @@ use crate::stats::RecorderStats;
 use crate::storage::{Disk, Storage};
 use crate::syncer;
 use crate::units::format_size;
-use crate::writer::{self, Tape, WriterOptions};
+use crate::writer::{self, WriterOptions};
 
 mod folder;
 mod watch;

@@ -515,6 +515,7 @@ mod tests {
                 match parcel {
                     Parcel::CloseSegment(_) => seen.push("close".to_string()),
                     Parcel::Url(_, url) => seen.push(url),
+                    Parcel::Tape(_) => unreachable!("feeds make none"),
                     Parcel::Lines(block) => {
                         let text = String::from_utf8(block.bytes().to_vec()).unwrap();
                         for (n, line) in text.lines().enumerate() {
