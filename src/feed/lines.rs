@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::listen::{Listener, Trigger};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, ClockWatch, Mono, Reading, Step, UnixNs};
 use crate::stats::{FeedStats, RecorderStats};
@@ -68,8 +69,8 @@ struct Segment {
 struct Hole {
     reason: GapReason,
     from_ts: Option<UnixNs>,
-    /// Known for what we dropped ourselves.
-    lost: Option<(u64, u64)>,
+    /// Messages and, where known, their bytes; known for what we dropped ourselves.
+    lost: Option<(u64, Option<u64>)>,
 }
 
 /// One feed's end of the path to the tape.
@@ -98,6 +99,8 @@ pub struct Lines {
     dropped: Option<Hole>,
     /// Blocks handed over so far.
     handed_over: u64,
+    /// Who wants to know of gaps, and of what the feed tells.
+    listeners: Vec<Listener>,
 }
 
 impl Lines {
@@ -129,6 +132,19 @@ impl Lines {
             hole: last_ts.map(|_| restart),
             dropped: None,
             handed_over: 0,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// Whom to tell what happens to the feed.
+    pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
+        self.listeners = listeners;
+    }
+
+    /// Tells those that listen to the feed.
+    pub fn tell(&self, trigger: Trigger) {
+        for listener in &self.listeners {
+            listener.tell(trigger);
         }
     }
 
@@ -211,8 +227,7 @@ impl Lines {
             self.wait_for_room(EVENT_LINE_BYTES_MAX.min(self.pool.plan().block_bytes), limit);
             if self.settle(now).is_err() {
                 for hole in self.hole.into_iter().chain(self.dropped) {
-                    let (messages, bytes) = hole.lost.unwrap_or_default();
-                    self.stats.gaps.count(hole.reason, messages, bytes);
+                    self.count(&hole);
                 }
             }
         }
@@ -224,9 +239,18 @@ impl Lines {
         let from_ts = self.any_line.then_some(self.stamp.ts());
         let failing = self.recorder.disk_stalled.get() == 1;
         let reason = if failing { GapReason::Disk } else { GapReason::Stall };
-        let hole = Hole { reason, from_ts, lost: Some((0, 0)) };
+        let hole = Hole { reason, from_ts, lost: Some((0, Some(0))) };
         let lost = &mut self.dropped.get_or_insert(hole).lost;
-        *lost = lost.map(|(messages, all)| (messages + 1, all + bytes));
+        *lost = lost.map(|(messages, all)| (messages + 1, all.map(|all| all + bytes)));
+    }
+
+    /// One message is lost, of so many bytes where known; what comes next is recorded again.
+    pub fn message_is_lost(&mut self, reason: GapReason, bytes: Option<u64>) {
+        // A hole that is open already is another one: it ends where this one begins.
+        self.hole_ends();
+        let from_ts = self.any_line.then_some(self.stamp.ts());
+        self.hole.get_or_insert(Hole { reason, from_ts, lost: Some((1, bytes)) });
+        self.hole_ends();
     }
 
     /// Writes what waits for room, where there is some now; compares the clocks when it is time.
@@ -323,14 +347,19 @@ impl Lines {
         let gap = Event::Gap {
             reason: hole.reason,
             messages: hole.lost.map(|lost| lost.0),
-            bytes: hole.lost.map(|lost| lost.1),
+            bytes: hole.lost.and_then(|lost| lost.1),
             from_ts: hole.from_ts,
             to_ts,
         };
         self.push_event(EventStamp::Previous, &gap.to_line(&Stamp::new(0)))?;
-        let (messages, bytes) = hole.lost.unwrap_or_default();
-        self.stats.gaps.count(hole.reason, messages, bytes);
+        self.count(&hole);
+        self.tell(Trigger::Gap);
         Ok(())
+    }
+
+    fn count(&self, hole: &Hole) {
+        let (messages, bytes) = hole.lost.unwrap_or_default();
+        self.stats.gaps.count(hole.reason, messages, bytes.unwrap_or(0));
     }
 
     fn push_event(&mut self, stamp: EventStamp, line: &[u8]) -> Result<(), Full> {

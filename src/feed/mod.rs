@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod lines;
+pub mod listen;
 pub mod reason;
 mod run;
 pub mod session;

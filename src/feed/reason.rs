@@ -34,6 +34,12 @@ pub enum Stage {
     Upgrade,
     /// Sending the subscriptions.
     Subscribe,
+    /// Sending the request of a poll.
+    Request,
+    /// Waiting for the status and headers of its answer.
+    Answer,
+    /// Reading the answer's body.
+    Body,
 }
 
 impl fmt::Display for Stage {
@@ -44,6 +50,9 @@ impl fmt::Display for Stage {
             Stage::Tls => "tls",
             Stage::Upgrade => "upgrade",
             Stage::Subscribe => "subscribe",
+            Stage::Request => "request",
+            Stage::Answer => "answer",
+            Stage::Body => "body",
         })
     }
 }

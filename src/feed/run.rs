@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::connection::{Connection, Incoming};
+use super::listen::Trigger;
 use super::lines::{EventStamp, Full, Lines};
 use super::session::{Action, Ask, Input, Reason, Session};
 use super::transport::{Attempt, ConnectError, Network};
@@ -31,9 +32,9 @@ const READS_MAX: usize = 64;
 /// While a block could not be handed over, it is tried again this often.
 const RETRY_HAND_OVER: Duration = Duration::from_millis(2);
 /// While events or gaps wait for a block, it is tried again this often.
-const RETRY_EVENTS: Duration = Duration::from_millis(50);
+pub(super) const RETRY_EVENTS: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, commands are looked at this often.
-const STALL_SLICE: Duration = Duration::from_millis(50);
+pub(super) const STALL_SLICE: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, the server hears from us this often.
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
 /// With `--on-stall block` a stall that lasts so long is logged.
@@ -41,7 +42,7 @@ const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
 /// Stalls are logged no more often than this.
 const STALL_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A stalled feed that is told to stop waits so long for its last messages to be taken.
-const STOP_STALL_MAX: Duration = Duration::from_secs(1);
+pub(super) const STOP_STALL_MAX: Duration = Duration::from_secs(1);
 
 /// Commands, in the order they came.
 pub(super) struct Inbox {
@@ -54,12 +55,12 @@ impl Inbox {
         Inbox { received, taken: VecDeque::new() }
     }
 
-    fn next(&mut self) -> Option<Command> {
+    pub(super) fn next(&mut self) -> Option<Command> {
         self.taken.pop_front().or_else(|| self.received.try_recv().ok())
     }
 
     /// Whether something came that ends an attempt to connect.
-    fn is_urgent(&mut self) -> bool {
+    pub(super) fn is_urgent(&mut self) -> bool {
         self.taken.extend(self.received.try_iter());
         self.taken.iter().any(|command| match command {
             Command::Ask(Ask::Stop | Ask::Complete | Ask::Pause | Ask::Reconnect) => true,
@@ -67,7 +68,7 @@ impl Inbox {
         })
     }
 
-    fn is_stop(&mut self) -> bool {
+    pub(super) fn is_stop(&mut self) -> bool {
         self.taken.extend(self.received.try_iter());
         self.taken.contains(&Command::Ask(Ask::Stop))
     }
@@ -386,6 +387,7 @@ impl FeedLoop {
             Action::Subscribe(n) => self.subscribe(n),
             Action::GoLive => {
                 self.lines.hole_ends();
+                self.lines.tell(Trigger::Connected);
                 None
             }
             Action::Ping => self.connection.as_mut()?.ping().err().map(Input::Broken),
