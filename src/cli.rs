@@ -118,8 +118,8 @@ fn usage(mistakes: &[String]) -> ExitCode {
 }
 
 fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
-    for feed in &options.feeds {
-        log::info!("{}: {}", feed.name, feed.target.url);
+    for (name, url) in options.names_and_urls() {
+        log::info!("{name}: {url}");
     }
     let recorder = Recorder::start(options)?;
     let feeds = recorder.views().to_vec();

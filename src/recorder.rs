@@ -4,7 +4,7 @@
 //! end from the source on: feeds, writer, syncer, sealer; each closes the channel to the next.
 //! Prints nothing: figures are for who started it to show.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -21,10 +21,12 @@ use signal_hook::iterator::Signals;
 use crate::block::{Parcel, Pool, PoolPlan, channel};
 use crate::config::RecorderOptions;
 use crate::feed::lines::Lines;
+use crate::feed::listen::{Ear, Listener};
+use crate::feed::poll::budget::Budgets;
 use crate::feed::session::Ask;
 use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
-use crate::feed::{Command, Feed, FeedEnd};
+use crate::feed::{Command, Feed, FeedEnd, Task};
 use crate::recovery;
 use crate::report::FeedView;
 use crate::resolver::Resolver;
@@ -33,6 +35,7 @@ use crate::service;
 use crate::stats::RecorderStats;
 use crate::storage::{Disk, Storage};
 use crate::syncer;
+use crate::tape::name::FeedName;
 use crate::units::format_size;
 use crate::writer::{self, Tape, WriterOptions};
 
@@ -95,10 +98,11 @@ impl Recorder {
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
-        let (send_event, events) = bounded(options.feeds.len() + 16);
+        let feeds_count = options.names_and_urls().count();
+        let (send_event, events) = bounded(feeds_count + 16);
         let signals = SignalThread::start(send_event.clone())?;
         let lock = lock_folder(&options.out)?;
-        raise_descriptor_limit(options.feeds.len() as u64);
+        raise_descriptor_limit(feeds_count as u64);
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
         let stats = Arc::new(RecorderStats::default());
         let (tapes, starts) = prepare_tapes(&*storage, &options)?;
@@ -145,11 +149,12 @@ impl Recorder {
         let network = Arc::new(Network {
             resolver: Resolver::start().context("can't start the resolver")?,
             connectors: TlsConnectors::default(),
+            budgets: Budgets::default(),
         });
         let mut feeds = Vec::new();
-        for (id, feed) in options.feeds.iter().enumerate() {
+        for (id, (task, listeners)) in tasks(&options)?.into_iter().enumerate() {
             let view = &views[id];
-            let lines = Lines::new(
+            let mut lines = Lines::new(
                 id,
                 pool.clone(),
                 parcels.clone(),
@@ -158,14 +163,14 @@ impl Recorder {
                 options.rotation,
                 starts[id].last_ts,
             );
+            lines.set_listeners(listeners);
             let send_event = send_event.clone();
             let on_end = move |end| {
                 // The main thread takes events until all feeds have ended.
                 let _ = send_event.send(Event::FeedEnded(end));
             };
-            let feed =
-                Feed::start(feed.clone(), network.clone(), lines, view.stats.clone(), on_end)
-                    .with_context(|| format!("can't start the feed {}", view.name))?;
+            let feed = Feed::start(task, network.clone(), lines, view.stats.clone(), on_end)
+                .with_context(|| format!("can't start the feed {}", view.name))?;
             feeds.push(Some(feed));
         }
         Ok(Recorder {
@@ -442,14 +447,14 @@ fn prepare_tapes(
     storage: &dyn Storage,
     options: &RecorderOptions,
 ) -> anyhow::Result<(Vec<Tape>, Vec<recovery::Start>)> {
-    let names: HashSet<_> = options.feeds.iter().map(|feed| &feed.name).collect();
-    assert_eq!(names.len(), options.feeds.len(), "names were checked to be different");
+    let names: HashSet<_> = options.names_and_urls().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), options.names_and_urls().count(), "they were checked to be different");
     let (mut tapes, mut starts) = (Vec::new(), Vec::new());
-    for feed in &options.feeds {
-        let start = recovery::prepare(storage, &feed.name).map_err(anyhow::Error::msg)?;
+    for (name, url) in options.names_and_urls() {
+        let start = recovery::prepare(storage, name).map_err(anyhow::Error::msg)?;
         tapes.push(Tape {
-            name: feed.name.clone(),
-            url: feed.target.url.to_string(),
+            name: name.clone(),
+            url: url.to_string(),
             next_number: start.next_number,
             next_index: start.next_index,
             stats: Arc::default(),
@@ -457,6 +462,23 @@ fn prepare_tapes(
         starts.push(start);
     }
     Ok((tapes, starts))
+}
+
+/// What the feeds are to do, in the order of their names, and who listens to each.
+fn tasks(options: &RecorderOptions) -> anyhow::Result<Vec<(Task, Vec<Listener>)>> {
+    let mut polls = Vec::new();
+    let mut listeners: HashMap<&FeedName, Vec<Listener>> = HashMap::new();
+    for poll in &options.polls {
+        let wanted = poll.on.as_ref().map_or(&[][..], |(_, wanted)| wanted);
+        let (listener, ear) = Ear::new(wanted).context("can't make a wake-up")?;
+        if let Some((heard, _)) = &poll.on {
+            listeners.entry(heard).or_default().push(listener);
+        }
+        polls.push(Task::Poll(poll.clone(), ear));
+    }
+    let streams = options.feeds.iter().cloned().map(Task::Stream);
+    let tasks = streams.chain(polls).zip(options.names_and_urls());
+    Ok(tasks.map(|(task, (name, _))| (task, listeners.remove(name).unwrap_or_default())).collect())
 }
 
 fn on_finished(queue: SealQueue) -> Box<dyn FnMut(crate::tape::name::SegmentName) + Send> {

@@ -4,6 +4,7 @@
 //! each with the option, the value and what would be right. No side effects but reading the files
 //! that options name.
 
+mod poll;
 mod secrets;
 
 use std::collections::HashSet;
@@ -11,13 +12,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::poll::PollArgs;
 use crate::feed::lines::Rotation;
+use crate::feed::poll::PollOptions;
 use crate::feed::session::Rules;
 use crate::feed::text::Text;
 use crate::feed::tls::TlsOptions;
 use crate::feed::transport::Route;
 use crate::feed::upgrade::{Target, check_header};
-use crate::feed::url::FeedUrl;
+use crate::feed::url::{FeedUrl, is_http};
 use crate::feed::{FeedOptions, OnStall};
 use crate::sealer::Compression;
 use crate::syncer::FsyncPolicy;
@@ -34,8 +37,8 @@ const SUBSCRIPTION_FILE_BYTES_MAX: u64 = 16 << 20;
 /// What was typed after `feedtape record`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RecordArgs {
-    /// Feeds to record: ws:// or wss:// URLs, each with a name of its own if you like. Without a
-    /// name one is made from the URL and shown.
+    /// Feeds to record: ws:// or wss:// URLs, or http:// or https:// URLs to be polled, each with
+    /// a name of its own if you like. Without a name one is made from the URL and shown.
     #[arg(value_name = "[NAME=]URL", required = true)]
     pub feeds: Vec<String>,
 
@@ -166,6 +169,10 @@ pub struct RecordArgs {
     /// is recorded.
     #[arg(long, help_heading = "Feeds")]
     pub insecure: bool,
+
+    /// Options of feeds that are polled.
+    #[command(flatten)]
+    pub poll: PollArgs,
 }
 
 /// A whole recording, checked.
@@ -175,6 +182,8 @@ pub struct RecorderOptions {
     pub out: PathBuf,
     /// The feeds, with different names.
     pub feeds: Vec<FeedOptions>,
+    /// The feeds that are polled, with names that differ from all others too.
+    pub polls: Vec<PollOptions>,
     /// End after this time.
     pub duration: Option<Duration>,
     /// When segments begin.
@@ -193,6 +202,14 @@ pub struct RecorderOptions {
     pub min_free: u64,
 }
 
+impl RecorderOptions {
+    /// All feeds: those that are polled come last.
+    pub fn names_and_urls(&self) -> impl Iterator<Item = (&FeedName, &FeedUrl)> {
+        let feeds = self.feeds.iter().map(|feed| (&feed.name, &feed.target.url));
+        feeds.chain(self.polls.iter().map(|poll| (&poll.name, &poll.url)))
+    }
+}
+
 impl RecordArgs {
     /// Checks everything.
     ///
@@ -200,10 +217,11 @@ impl RecordArgs {
     /// All mistakes, a sentence each.
     pub fn check(&self) -> Result<RecorderOptions, Vec<String>> {
         let mut mistakes = Mistakes::default();
-        let feeds = self.check_feeds(&mut mistakes);
+        let (feeds, polls) = self.check_feeds(&mut mistakes);
         let options = RecorderOptions {
             out: self.out.clone(),
             feeds,
+            polls,
             duration: self
                 .duration
                 .as_ref()
@@ -267,30 +285,35 @@ impl RecordArgs {
         }
     }
 
-    fn check_feeds(&self, mistakes: &mut Mistakes) -> Vec<FeedOptions> {
+    fn check_feeds(&self, mistakes: &mut Mistakes) -> (Vec<FeedOptions>, Vec<PollOptions>) {
         let common = self.check_common(mistakes);
         let mut names = HashSet::new();
         let parsed: Vec<_> = self.feeds.iter().map(|feed| parse_feed(feed)).collect();
         // Names that were given come first: derived ones make way for them.
         for (feed, parsed) in self.feeds.iter().zip(&parsed) {
-            if let Ok((Some(name), _)) = parsed
+            if let Ok((Some(name), _, _)) = parsed
                 && !names.insert(name.clone())
             {
                 mistakes.0.push(format!("'{feed}': there is a feed named '{name}' already"));
             }
         }
-        let mut feeds = Vec::new();
+        let (mut feeds, mut polled) = (Vec::new(), Vec::new());
         for parsed in parsed {
             match parsed {
                 Err(mistake) => mistakes.0.push(mistake),
-                Ok((name, url)) => {
+                Ok((name, url, typed)) => {
                     let name = name.unwrap_or_else(|| derive_name(&url, &mut names));
+                    if is_http(&typed.value) {
+                        polled.push((name, url, typed));
+                        continue;
+                    }
                     let target = Target { url, ..common.target.clone() };
                     feeds.push(FeedOptions { name, target, ..common.clone() });
                 }
             }
         }
-        feeds
+        let polls = self.poll.check(mistakes, &common, &feeds, polled);
+        (feeds, polls)
     }
 
     /// What all feeds of the command line have in common; name and URL stand in for theirs.
@@ -443,21 +466,25 @@ impl RecordArgs {
     }
 }
 
-/// `[NAME=]URL`.
-fn parse_feed(text: &str) -> Result<(Option<FeedName>, FeedUrl), String> {
+/// `[NAME=]URL`; the URL also as it was typed.
+fn parse_feed(text: &str) -> Result<(Option<FeedName>, FeedUrl, Text), String> {
     let (name, url) = match text.split_once('=') {
         // An '=' after the scheme belongs to the URL's query.
         Some((name, url)) if !name.contains("://") => (Some(name), url),
         _ => (None, text),
     };
-    let url = FeedUrl::parse(&secrets::expand(url)?)?;
+    let typed = secrets::expand(url)?;
+    let url = match is_http(&typed.value) {
+        true => FeedUrl::parse_http(&typed)?,
+        false => FeedUrl::parse(&typed)?,
+    };
     let name = name.map(FeedName::new).transpose()?;
     if let Some(name) = &name
         && name.as_str().starts_with('_')
     {
         return Err(format!("'{name}' can't name a feed: a leading _ is for the recorder's own"));
     }
-    Ok((name, url))
+    Ok((name, url, typed))
 }
 
 /// A name from host and path that no other feed has. The query is left out: keys stand in it.
@@ -549,7 +576,7 @@ mod tests {
         record: RecordArgs,
     }
 
-    fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
+    pub(super) fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
         let words = ["feedtape", "--out", "tapes"].into_iter().chain(typed.split_whitespace());
         Typed::try_parse_from(words).unwrap().record.check()
     }

@@ -2,10 +2,12 @@
 //!
 //! This file owns a feed's options and the handle to its thread; what the thread does is in
 //! `run.rs`, what it decides in [`session`], and how messages become blocks of lines in [`lines`].
+//! Feeds that are polled by HTTP differ in what their thread does, which is in [`poll`].
 
 pub mod connection;
 pub mod lines;
 pub mod listen;
+pub mod poll;
 pub mod reason;
 mod run;
 pub mod session;
@@ -25,6 +27,8 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 
 use self::lines::Lines;
+use self::listen::Ear;
+use self::poll::{PollLoop, PollOptions};
 use self::run::{FeedLoop, Inbox};
 use self::session::{Ask, Rules};
 use self::text::Text;
@@ -67,6 +71,15 @@ pub struct FeedOptions {
     pub stall_deadline: Duration,
 }
 
+/// What a feed's thread is to do.
+#[derive(Debug)]
+pub enum Task {
+    /// Record what comes over a WebSocket.
+    Stream(FeedOptions),
+    /// Poll, and when something is heard too.
+    Poll(PollOptions, Ear),
+}
+
 /// What one may tell a feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -98,20 +111,30 @@ impl Feed {
     /// # Errors
     /// No thread or descriptor to be had.
     pub fn start(
-        options: FeedOptions,
+        task: Task,
         network: Arc<Network>,
         lines: Lines,
         stats: Arc<FeedStats>,
         on_end: impl FnOnce(FeedEnd) + Send + 'static,
     ) -> io::Result<Feed> {
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let waker = Waker::new()?;
+        let (name, waker) = match &task {
+            Task::Stream(options) => (&options.name, Waker::new()?),
+            Task::Poll(options, ear) => (&options.name, ear.waker.clone()),
+        };
         let for_thread = waker.clone();
-        let name: String = options.name.as_str().chars().take(15).collect();
+        let name: String = name.as_str().chars().take(15).collect();
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
                 let inbox = Inbox::new(inbox);
-                let end = FeedLoop::new(options, network, lines, stats, inbox, for_thread).run();
+                let end = match task {
+                    Task::Stream(options) => {
+                        FeedLoop::new(options, network, lines, stats, inbox, for_thread).run()
+                    }
+                    Task::Poll(options, ear) => {
+                        PollLoop::new(options, network, lines, stats, inbox, ear).run()
+                    }
+                };
                 on_end(end);
                 end
             })?;

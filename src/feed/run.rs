@@ -15,8 +15,8 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::connection::{Connection, Incoming};
-use super::listen::Trigger;
 use super::lines::{EventStamp, Full, Lines};
+use super::listen::Trigger;
 use super::session::{Action, Ask, Input, Reason, Session};
 use super::transport::{Attempt, ConnectError, Network};
 use super::upgrade::{self, Upgraded};

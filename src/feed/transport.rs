@@ -13,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 
+use super::poll::budget::Budgets;
 use super::session::{Reason, Stage};
 use super::socket::Socket;
 use super::tls::{TlsConnectors, TlsOptions};
@@ -50,6 +51,8 @@ pub struct Network {
     pub resolver: Resolver,
     /// TLS connectors.
     pub connectors: TlsConnectors,
+    /// What polls may still ask of their hosts.
+    pub budgets: Budgets,
 }
 
 /// TCP, with or without TLS.
