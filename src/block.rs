@@ -145,8 +145,14 @@ pub enum Parcel {
 
 /// The channel to the writer. It has a place for every block there may be and for some closings,
 /// so a feed that has a block can always send it: the pool is the only place to wait.
-pub fn channel(plan: PoolPlan, feeds: usize) -> (Sender<Parcel>, Receiver<Parcel>) {
-    bounded(plan.blocks + 1 + 4 * feeds)
+///
+/// `feeds_max`: how many there may be when feeds are added later, each with two blocks more.
+pub fn channel(
+    plan: PoolPlan,
+    feeds: usize,
+    feeds_max: usize,
+) -> (Sender<Parcel>, Receiver<Parcel>) {
+    bounded(plan.blocks + 2 * feeds_max.saturating_sub(feeds) + 1 + 4 * feeds_max)
 }
 
 /// How large the pool is.
@@ -191,6 +197,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct State {
     free: Vec<Block>,
+    /// As many as there may be.
+    blocks: usize,
     made: usize,
     held: Vec<usize>,
     /// Blocks out beyond the one that each feed has by right.
@@ -205,6 +213,7 @@ impl Pool {
         assert!(plan.blocks >= 2 * feeds, "a reserved block for each, and as many to share");
         let state = State {
             free: Vec::with_capacity(plan.blocks),
+            blocks: plan.blocks,
             made: 0,
             held: vec![0; feeds],
             shared_out: 0,
@@ -214,7 +223,14 @@ impl Pool {
         Pool { plan, state: Mutex::new(state), returned: Condvar::new() }
     }
 
-    /// Sizes of the pool.
+    /// One feed more, with a block of its own and one to share.
+    pub fn add_feed(&self) {
+        let mut state = self.lock();
+        state.held.push(0);
+        state.blocks += 2;
+    }
+
+    /// Sizes of the pool, as it was made.
     pub fn plan(&self) -> PoolPlan {
         self.plan
     }
@@ -248,7 +264,7 @@ impl Pool {
     /// writer lags behind does better to fill its block first.
     pub fn may_hand_over(&self, feed: FeedId) -> bool {
         let state = self.lock();
-        let shared = self.plan.blocks - state.held.len();
+        let shared = state.blocks - state.held.len();
         state.held[feed] <= self.plan.blocks_per_feed / 2 && state.shared_out <= shared / 2
     }
 
@@ -298,7 +314,7 @@ impl State {
             Block::new(Vec::with_capacity(bytes), true)
         } else {
             let held = self.held[feed];
-            let shared = plan.blocks - self.held.len();
+            let shared = self.blocks - self.held.len();
             if held > 0 {
                 if held >= plan.blocks_per_feed || self.shared_out >= shared {
                     return None;
@@ -308,7 +324,7 @@ impl State {
             self.held[feed] += 1;
             self.free.pop().unwrap_or_else(|| {
                 self.made += 1;
-                assert!(self.made <= plan.blocks, "no more blocks are out than there may be");
+                assert!(self.made <= self.blocks, "no more blocks are out than there may be");
                 Block::new(Vec::with_capacity(plan.block_bytes), false)
             })
         };

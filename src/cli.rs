@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     logging::start(typed + cli.command.verbosity());
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
-            Ok(options) => record(options),
+            Ok(options) => record(options, args),
             Err(mistakes) => return usage(&mistakes),
         },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
@@ -126,14 +126,14 @@ fn usage(mistakes: &[String]) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
+fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
-        log::info!("{}: {}", feed.name, feed.target.url);
+        log::info!("{}: {}", feed.name(), feed.url());
     }
     let recorder = Recorder::start(options)?;
-    let feeds = recorder.views().to_vec();
-    let ended = recorder.run(Duration::from_secs(1), &mut |_| {});
+    let feeds = recorder.views().clone();
+    let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());
     // However it ended. A closed stderr is no reason to fail after all is done.
-    let _ = io::stderr().write_all(closing_report(&feeds).as_bytes());
+    let _ = io::stderr().write_all(closing_report(&feeds.all()).as_bytes());
     Ok(if ended?.lost { Outcome::Loss } else { Outcome::Clean })
 }

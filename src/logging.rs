@@ -23,6 +23,8 @@ pub fn start(verbosity: i8) {
     let mut builder = env_logger::Builder::new();
     // What the libraries say below a warning is for those who ask for it.
     builder.filter_level(LevelFilter::Warn).filter_module("feedtape", default);
+    // It would show whole URLs with their secrets, where RUST_LOG asks for all of everybody.
+    builder.filter_module("ureq", LevelFilter::Warn);
     builder.parse_default_env();
     if stderr_is_journal() {
         builder

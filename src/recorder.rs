@@ -5,28 +5,24 @@
 //! Prints nothing: figures are for who started it to show.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 
-use crate::block::Tape;
-use crate::block::{Parcel, Pool, PoolPlan, channel};
+use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
-use crate::feed::budget::Budgets;
-use crate::feed::lines::Lines;
-use crate::feed::session::Ask;
+use crate::feed::budget::ConnectBudgets;
+use crate::feed::poll::budget::Budgets;
 use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
-use crate::feed::{Command, Feed, FeedEnd};
+use crate::feed::{Command, FeedEnd, FeedPlan};
 use crate::recovery;
-use crate::report::FeedView;
+use crate::report::{FeedView, Views};
 use crate::resolver::Resolver;
 use crate::sealer::{self, SealEvent, SealQueue, Sealer};
 use crate::service;
@@ -36,12 +32,21 @@ use crate::syncer;
 use crate::units::format_size;
 use crate::writer::{self, WriterOptions};
 
+mod feeds;
 mod folder;
+mod limits;
+mod signals;
 mod watch;
 
+use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
+use self::limits::raise_descriptor_limit;
+pub use self::limits::tame_malloc;
+use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::watch::{DiskNews, DiskWatch, StepLog};
 
+/// Feeds that a reload may add, beside as many again as there were at the start.
+const FEEDS_ADDED_MAX: usize = 64;
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While ending, it looks this often whether a thread has ended.
@@ -53,9 +58,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// A writer that is inside one call to the disk for so long, beyond the longest time for which a
 /// feed is ready to wait, counts as dead.
 const WRITER_CALL_MAX: Duration = Duration::from_mins(10);
-/// Descriptors of a feed: socket, wake-up, open segment; and of the rest.
-const FDS_PER_FEED: u64 = 3;
-const FDS_BASE: u64 = 64;
 
 /// What the main thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub enum Event {
     /// A signal.
     Signal(i32),
     /// A feed's thread ended.
-    FeedEnded(FeedEnd),
+    FeedEnded(FeedId, FeedEnd),
     /// The recording's folder was moved or deleted under us.
     FolderGone,
     /// Somebody wants the recorder to end.
@@ -77,10 +79,13 @@ pub struct Ended {
     pub lost: bool,
 }
 
+/// Reads the options again: `None` where there is nothing to be read, else all that is wrong.
+pub type Reload<'a> = dyn FnMut() -> Option<Result<RecorderOptions, Vec<String>>> + 'a;
+
 /// A running recorder.
 pub struct Recorder {
-    feeds: Vec<Option<Feed>>,
-    views: Vec<FeedView>,
+    feeds: Feeds,
+    views: Views,
     stats: Arc<RecorderStats>,
     writer: JoinHandle<()>,
     syncer: JoinHandle<()>,
@@ -91,8 +96,8 @@ pub struct Recorder {
     events: Receiver<Event>,
     send_event: Sender<Event>,
     signals: SignalThread,
-    feeds_ended: usize,
     options: RecorderOptions,
+    network: Arc<Network>,
     disk: DiskWatch,
     clocks: ClockWatch,
     steps: StepLog,
@@ -107,7 +112,11 @@ impl Recorder {
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
-        let (send_event, events) = bounded(options.feeds.len() + 16);
+        let feeds_max = match options.can_reload {
+            true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
+            false => options.feeds.len(),
+        };
+        let (send_event, events) = bounded(feeds_max + 16);
         let signals = SignalThread::start(send_event.clone())?;
         let lock = FolderLock::take(&options.out)?;
         let to_main = send_event.clone();
@@ -119,16 +128,15 @@ impl Recorder {
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
         let stats = Arc::new(RecorderStats::default());
         let (tapes, starts) = prepare_tapes(&*storage, &options)?;
-        let views: Vec<FeedView> = tapes
-            .iter()
-            .map(|tape| FeedView { name: tape.name.clone(), stats: tape.stats.clone() })
-            .collect();
+        let views = Views::default();
+        for tape in &tapes {
+            views.push(FeedView { name: tape.name.clone(), stats: tape.stats.clone() });
+        }
 
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
-        let counters = tapes.iter().map(|tape| tape.stats.clone()).collect();
         let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, counters, on_finished(queue))
+            syncer::spawn(storage.clone(), options.fsync, feeds_max, on_finished(queue))
                 .context("can't start the syncer")?;
 
         let plan = PoolPlan::new(options.queue_bytes, tapes.len());
@@ -140,7 +148,7 @@ impl Recorder {
             );
         }
         let pool = Arc::new(Pool::new(plan, tapes.len()));
-        let (parcels, received) = channel(plan, tapes.len());
+        let (parcels, received) = channel(plan, tapes.len(), feeds_max);
         let (give_up, given_up) = bounded(0);
         let writer_options = WriterOptions {
             flush_every: options.flush_every,
@@ -150,7 +158,7 @@ impl Recorder {
         };
         let writer = writer::spawn(
             writer_options,
-            storage,
+            storage.clone(),
             tapes,
             received,
             pool.clone(),
@@ -163,30 +171,20 @@ impl Recorder {
         let network = Arc::new(Network {
             resolver: Resolver::start().context("can't start the resolver")?,
             connectors: TlsConnectors::default(),
+            connects: ConnectBudgets::default(),
             budgets: Budgets::default(),
         });
-        let mut feeds = Vec::new();
-        for (id, feed) in options.feeds.iter().enumerate() {
-            let view = &views[id];
-            let lines = Lines::new(
-                id,
-                pool.clone(),
-                parcels.clone(),
-                view.stats.clone(),
-                stats.clone(),
-                options.rotation,
-                starts[id].last_ts,
-            );
-            let send_event = send_event.clone();
-            let on_end = move |end| {
-                // The main thread takes events until all feeds have ended.
-                let _ = send_event.send(Event::FeedEnded(end));
-            };
-            let feed =
-                Feed::start(feed.clone(), network.clone(), lines, view.stats.clone(), on_end)
-                    .with_context(|| format!("can't start the feed {}", view.name))?;
-            feeds.push(Some(feed));
-        }
+        let shop = Workshop {
+            storage,
+            pool,
+            parcels: parcels.clone(),
+            network: network.clone(),
+            stats: stats.clone(),
+            rotation: options.rotation,
+            events: send_event.clone(),
+            feeds_max,
+        };
+        let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {
             feeds,
             views,
@@ -199,8 +197,8 @@ impl Recorder {
             events,
             send_event,
             signals,
-            feeds_ended: 0,
             options,
+            network,
             disk: DiskWatch::default(),
             clocks: ClockWatch::new(Reading::now()),
             steps: StepLog::default(),
@@ -209,7 +207,7 @@ impl Recorder {
     }
 
     /// The feeds' figures.
-    pub fn views(&self) -> &[FeedView] {
+    pub fn views(&self) -> &Views {
         &self.views
     }
 
@@ -219,14 +217,15 @@ impl Recorder {
     }
 
     /// Runs until a signal, the duration, or the end of all feeds ends it. `look` is called at
-    /// least every `look_every`.
+    /// least every `look_every`; `reload` reads the options again at SIGHUP.
     ///
     /// # Errors
-    /// A thread died that must not die, or something could not be ended.
+    /// A thread died that must not die, something could not be ended, or feeds were given up.
     pub fn run(
         mut self,
         look_every: Duration,
         look: &mut dyn FnMut(&[FeedView]),
+        reload: &mut Reload<'_>,
     ) -> anyhow::Result<Ended> {
         let started = Instant::now();
         let until = self.options.duration.map(|duration| started + duration);
@@ -237,8 +236,8 @@ impl Recorder {
             let now = Instant::now();
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
-            look(&self.views);
-            match self.look_around(event) {
+            look(&self.views.all());
+            match self.look_around(event, reload) {
                 Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
                 ended => break ended.map(drop),
             }
@@ -251,7 +250,11 @@ impl Recorder {
     }
 
     /// Whether it is time to end.
-    fn look_around(&mut self, event: Option<Event>) -> anyhow::Result<bool> {
+    fn look_around(
+        &mut self,
+        event: Option<Event>,
+        reload: &mut Reload<'_>,
+    ) -> anyhow::Result<bool> {
         if let Some(dead) = self.dead_thread() {
             bail!("the {dead} has ended unasked; see the log above");
         }
@@ -260,19 +263,22 @@ impl Recorder {
         }
         self.look_at_disk()?;
         self.look_at_clocks();
-        Ok(self.is_to_end(event))
+        self.feeds.restart_failed(Instant::now());
+        self.is_to_end(event, reload)
     }
 
     /// One line: what `systemctl status` shows.
     fn status(&self) -> String {
-        let live: u64 = self.views.iter().map(|view| view.stats.live.get()).sum();
-        let messages: u64 = self.views.iter().map(|view| view.stats.messages.get()).sum();
+        let views = self.views.all();
+        let live: u64 = views.iter().map(|view| view.stats.live.get()).sum();
+        let messages: u64 = views.iter().map(|view| view.stats.messages.get()).sum();
         let stalled = match self.disk.stalled_for(mono_now()) {
             Some(span) => format!("; THE DISK STALLS: nothing written for {} s", span.as_secs()),
             None if self.stats.disk_stalled.get() == 1 => "; THE DISK TAKES NOTHING".to_string(),
             None => String::new(),
         };
-        format!("{live} of {} feeds live, {messages} messages recorded{stalled}", self.views.len())
+        let wanted = self.feeds.wanted();
+        format!("{live} of {wanted} feeds live, {messages} messages recorded{stalled}")
     }
 
     /// Tells when the disk begins to hold the writer up, and when it ends.
@@ -297,7 +303,7 @@ impl Recorder {
                 log::warn!("the disk takes data again after {:.1} s", lasted.as_secs_f64());
             }
         }
-        let patience = self.options.feeds.iter().map(|feed| feed.stall_deadline).max();
+        let patience = self.options.feeds.iter().map(FeedPlan::stall_deadline).max();
         let limit = patience.unwrap_or_default() + WRITER_CALL_MAX;
         match self.disk.stalled_for(now) {
             Some(span) if span > limit => {
@@ -330,63 +336,90 @@ impl Recorder {
         }
     }
 
-    fn is_to_end(&mut self, event: Option<Event>) -> bool {
+    fn is_to_end(&mut self, event: Option<Event>, reload: &mut Reload<'_>) -> anyhow::Result<bool> {
         match event {
-            None => false,
-            Some(Event::Stop | Event::FolderGone) => true,
-            Some(Event::FeedEnded(end)) => {
-                self.feeds_ended += 1;
-                debug_assert_eq!(end, FeedEnd::Complete, "nobody told it to stop");
-                self.feeds_ended == self.views.len()
+            None => {}
+            Some(Event::Stop | Event::FolderGone) => return Ok(true),
+            Some(Event::FeedEnded(id, end)) => {
+                self.feeds.ended(id, end);
+                return match self.feeds.all_complete() {
+                    None => Ok(false),
+                    Some(0) => Ok(true),
+                    Some(refused) => bail!(
+                        "all feeds have ended, {refused} of them because the venue refused what \
+                         was asked for; see the log above"
+                    ),
+                };
             }
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");
-                self.tell_all(&Command::Rotate);
-                false
+                self.feeds.tell_all(&Command::Rotate);
             }
-            Some(Event::Signal(SIGHUP)) => {
-                log::info!("SIGHUP: options of the command line can't be reloaded");
-                false
-            }
+            Some(Event::Signal(SIGHUP)) => self.reload(reload),
             Some(Event::Signal(signal)) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
                 log::info!("{name}: stopping");
-                true
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    fn tell_all(&self, command: &Command) {
-        for feed in self.feeds.iter().flatten() {
-            feed.tell(command.clone());
+    /// Reads the options again. What is wrong with them changes nothing.
+    fn reload(&mut self, reload: &mut Reload<'_>) {
+        service::reloading();
+        let changed = match reload() {
+            Some(Ok(options)) => self.change_options(options),
+            Some(Err(mistakes)) => {
+                mistakes.iter().for_each(|mistake| log::error!("{mistake}"));
+                Err(anyhow!("{} mistakes in the options", mistakes.len()))
+            }
+            None => Err(anyhow!("options of the command line can't be reloaded; use --config")),
+        };
+        match changed {
+            Ok(Changes { added, removed, changed, unchanged }) => log::info!(
+                "reloaded: {added} feeds added, {removed} removed, {changed} changed, \
+                 {unchanged} as they were"
+            ),
+            Err(error) => log::error!("not reloaded, all goes on as it was: {error:#}"),
         }
+        service::ready(&self.status());
+    }
+
+    fn change_options(&mut self, mut options: RecorderOptions) -> anyhow::Result<Changes> {
+        let plans = std::mem::take(&mut options.feeds);
+        self.network.connectors.forget();
+        let changes = self.feeds.change(plans.clone())?;
+        self.options.feeds = Vec::new();
+        if self.options != options {
+            log::warn!(
+                "options of the recorder itself have changed too: they count from the next start"
+            );
+        }
+        self.options.feeds = plans;
+        Ok(changes)
     }
 
     /// Ends everything in order, within the stop timeout.
     fn end(mut self) -> anyhow::Result<Ended> {
         let deadline = Instant::now() + self.options.stop_timeout;
-        self.tell_all(&Command::Ask(Ask::Stop));
+        self.feeds.stop();
         let feeds_deadline = (Instant::now() + FEEDS_END_MAX).min(deadline);
-        while self.feeds_ended < self.views.len() && Instant::now() < feeds_deadline {
+        while self.feeds.running() > 0 && Instant::now() < feeds_deadline {
             let event = self.events.recv_deadline(feeds_deadline);
             match event {
-                Ok(Event::FeedEnded(_)) => self.feeds_ended += 1,
+                Ok(Event::FeedEnded(id, end)) => self.feeds.ended(id, end),
                 Ok(event) => end_at_once_if_asked_twice(event),
                 Err(_) => break,
             }
         }
         let mut trouble = Vec::new();
-        if self.feeds_ended < self.views.len() {
-            trouble.push(format!("{} feeds did not end", self.views.len() - self.feeds_ended));
-        } else {
-            for feed in self.feeds.drain(..).flatten() {
-                if feed.join().is_none() {
-                    trouble.push("a feed's thread panicked".to_string());
-                }
-            }
+        if self.feeds.running() > 0 {
+            trouble.push(format!("{} feeds did not end", self.feeds.running()));
         }
         // The writer ends by itself; one that can't write is told to give up near the deadline.
         let Recorder {
+            feeds,
             writer,
             syncer,
             sealer,
@@ -400,7 +433,8 @@ impl Recorder {
             lock: _lock,
             ..
         } = self;
-        drop(parcels);
+        // With them their ways to the writer go.
+        drop((feeds, parcels));
         let give_up_at = deadline - options.stop_timeout / 4;
         if !wait_for(&writer, give_up_at, &events) {
             drop(give_up);
@@ -432,7 +466,7 @@ impl Recorder {
         if !trouble.is_empty() {
             bail!("not ended in order: {}", trouble.join("; "));
         }
-        Ok(Ended { lost: views.iter().any(|view| view.stats.gaps.is_our_loss()) })
+        Ok(Ended { lost: views.all().iter().any(|view| view.stats.gaps.is_our_loss()) })
     }
 }
 
@@ -449,45 +483,18 @@ fn wait_for(thread: &JoinHandle<()>, deadline: Instant, events: &Receiver<Event>
     true
 }
 
-fn end_at_once_if_asked_twice(event: Event) {
-    if let Event::Signal(SIGTERM | SIGINT) = event {
-        log::error!("asked a second time: ending at once; the next start recovers the rest");
-        std::process::exit(1);
-    }
-}
-
-fn raise_descriptor_limit(feeds: u64) {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let needed = FDS_BASE + FDS_PER_FEED * feeds;
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        }
-        Ok(hard)
-    });
-    match raised {
-        Ok(limit) if limit < needed => {
-            log::warn!(
-                "{limit} descriptors may be open, {needed} may be needed: raise LimitNOFILE"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => log::warn!("can't raise the limit of open descriptors: {error}"),
-    }
-}
-
 fn prepare_tapes(
     storage: &dyn Storage,
     options: &RecorderOptions,
 ) -> anyhow::Result<(Vec<Tape>, Vec<recovery::Start>)> {
-    let names: HashSet<_> = options.feeds.iter().map(|feed| &feed.name).collect();
+    let names: HashSet<_> = options.feeds.iter().map(FeedPlan::name).collect();
     assert_eq!(names.len(), options.feeds.len(), "names were checked to be different");
     let (mut tapes, mut starts) = (Vec::new(), Vec::new());
     for feed in &options.feeds {
-        let start = recovery::prepare(storage, &feed.name).map_err(anyhow::Error::msg)?;
+        let start = recovery::prepare(storage, feed.name()).map_err(anyhow::Error::msg)?;
         tapes.push(Tape {
-            name: feed.name.clone(),
-            url: feed.target.url.to_string(),
+            name: feed.name().clone(),
+            url: feed.url().to_string(),
             next_number: start.next_number,
             next_index: start.next_index,
             stats: Arc::default(),
@@ -504,14 +511,14 @@ fn on_finished(queue: SealQueue) -> Box<dyn FnMut(crate::tape::name::SegmentName
 fn start_sealer(
     storage: &Arc<dyn Storage>,
     options: &RecorderOptions,
-    views: &[FeedView],
+    views: &Views,
     stats: &Arc<RecorderStats>,
 ) -> anyhow::Result<Sealer> {
-    let views = views.to_vec();
+    let views = views.clone();
     let stats = stats.clone();
     let on_event = Box::new(move |event: SealEvent| match event {
         SealEvent::Sealed { name, raw_bytes, sealed_bytes, elapsed } => {
-            if let Some(view) = views.iter().find(|view| view.name == name.feed) {
+            if let Some(view) = views.find(&name.feed) {
                 view.stats.sealed_raw_bytes.add(raw_bytes);
                 view.stats.sealed_bytes.add(sealed_bytes);
             }
@@ -534,57 +541,6 @@ fn start_sealer(
         SealEvent::Left { .. } => {}
     });
     sealer::spawn(storage.clone(), options.compression, on_event).context("can't start the sealer")
-}
-
-/// Turns signals into events, on a thread of its own.
-struct SignalThread {
-    handle: signal_hook::iterator::Handle,
-    thread: JoinHandle<()>,
-}
-
-impl SignalThread {
-    fn start(events: Sender<Event>) -> anyhow::Result<SignalThread> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-            .context("can't install signal handlers")?;
-        let handle = signals.handle();
-        let thread = thread::Builder::new()
-            .name("signals".to_string())
-            .stack_size(64 << 10)
-            .spawn(move || {
-                for signal in signals.forever() {
-                    // Full: the main thread has enough signals to look at.
-                    let _ = events.try_send(Event::Signal(signal));
-                }
-            })
-            .context("can't start the signal thread")?;
-        Ok(SignalThread { handle, thread })
-    }
-
-    fn end(self) {
-        self.handle.close();
-        if self.thread.join().is_err() {
-            log::warn!("the signal thread panicked");
-        }
-    }
-}
-
-/// Limits of the C library's memory: one arena for all threads (each further one reserves 64 MiB
-/// of address space), and freed large blocks go back to the system at once.
-pub fn tame_malloc() {
-    // SAFETY: mallopt is called before any other thread starts; the values are in range.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
-    }
-}
-
-/// For callers that print errors of I/O themselves.
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

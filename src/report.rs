@@ -3,7 +3,7 @@
 //! Owns how counters read as a sentence. One line a feed, so that grep and the journal like it.
 //! Where it is shown is its caller's choice.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::stats::FeedStats;
 use crate::tape::name::FeedName;
@@ -16,6 +16,32 @@ pub struct FeedView {
     pub name: FeedName,
     /// Its counters.
     pub stats: Arc<FeedStats>,
+}
+
+/// The figures of all feeds, of those that come later too. Clones share them.
+#[derive(Clone, Default)]
+pub struct Views(Arc<Mutex<Vec<FeedView>>>);
+
+impl Views {
+    /// One more.
+    pub fn push(&self, view: FeedView) {
+        self.lock().push(view);
+    }
+
+    /// All there are now.
+    pub fn all(&self) -> Vec<FeedView> {
+        self.lock().clone()
+    }
+
+    /// That of a feed.
+    pub fn find(&self, name: &FeedName) -> Option<FeedView> {
+        self.lock().iter().find(|view| view.name == *name).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<FeedView>> {
+        // Whoever panicked left a whole list.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A line for each feed: messages, bytes, connections, gaps and losses by cause, size of the tape

@@ -11,6 +11,14 @@ pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// The recorder reads its options again; [`ready`] says that it has.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => log::debug!("no monotonic time for systemd: {error}"),
+    }
+}
+
 /// The recorder ends.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);

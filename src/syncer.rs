@@ -56,6 +56,8 @@ pub enum SyncItem {
         segment: SegmentFile,
         /// Index of its header.
         first_index: u64,
+        /// The feed's counters.
+        stats: Arc<FeedStats>,
     },
     /// A segment has its `end`; `next_index` is the first one after it.
     Finished {
@@ -71,7 +73,7 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, with the counters of all feeds. It ends when the writer drops its sender,
+/// Starts the syncer, for up to so many feeds. It ends when the writer drops its sender,
 /// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
 ///
 /// # Errors
@@ -79,12 +81,12 @@ pub enum SyncItem {
 pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
-    stats: Vec<Arc<FeedStats>>,
+    feeds_max: usize,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
-    let (sender, items) = bounded(4 * stats.len() + 64);
-    let syncer = Syncer::new(storage, policy, stats, on_finished);
+    let (sender, items) = bounded(4 * feeds_max + 64);
+    let syncer = Syncer::new(storage, policy, on_finished);
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
@@ -123,7 +125,8 @@ pub(crate) struct Syncer {
     dirty_folders: Vec<Folder>,
     /// Finished segments that don't have their final names yet.
     unnamed: Vec<Finished>,
-    stats: Vec<Arc<FeedStats>>,
+    /// Of the feeds whose segments were opened.
+    stats: HashMap<FeedId, Arc<FeedStats>>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 }
 
@@ -131,7 +134,6 @@ impl Syncer {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         policy: FsyncPolicy,
-        stats: Vec<Arc<FeedStats>>,
         on_finished: Box<dyn FnMut(SegmentName) + Send>,
     ) -> Syncer {
         Syncer {
@@ -141,7 +143,7 @@ impl Syncer {
             next: HashMap::new(),
             dirty_folders: Vec::new(),
             unnamed: Vec::new(),
-            stats,
+            stats: HashMap::new(),
             on_finished,
         }
     }
@@ -187,7 +189,8 @@ impl Syncer {
 
     pub(crate) fn handle(&mut self, item: SyncItem) {
         match item {
-            SyncItem::Opened { feed, segment, first_index } => {
+            SyncItem::Opened { feed, segment, first_index, stats } => {
+                self.stats.insert(feed, stats);
                 let name = segment.name.clone();
                 self.write_next(feed, &name.feed, name.number + 1, first_index);
                 self.next.insert(feed, (name.feed.clone(), name.number + 1, first_index));
@@ -290,7 +293,7 @@ impl Syncer {
                     format_size(written - open.synced)
                 );
                 open.segment.progress.set_failed();
-                self.stats[feed].sync_failed();
+                self.stats[&feed].sync_failed();
             }
         }
     }
@@ -329,7 +332,7 @@ impl Syncer {
                          may take files that are new in it",
                         path.display()
                     );
-                    folder.feeds.iter().for_each(|feed| self.stats[*feed].sync_failed());
+                    folder.feeds.iter().for_each(|feed| self.stats[feed].sync_failed());
                 }
                 self.dirty_folders.push(Folder { failed: true, ..folder });
             }

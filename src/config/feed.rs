@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::lists::{Lists, Part};
 use super::mistakes::Mistakes;
 use super::network;
+use super::poll::PollArgs;
 use super::recorder::Common;
 use super::secrets;
-use crate::feed::FeedOptions;
 use crate::feed::keys::{KEYS_MAX, KeyOptions, OnSilence};
 use crate::feed::matcher::{Matcher, Matchers, Reply};
 use crate::feed::session::{OnRefusal, Rules};
@@ -19,7 +19,8 @@ use crate::feed::text::Text;
 use crate::feed::tls::{TlsConnectors, TlsOptions};
 use crate::feed::transport::Route;
 use crate::feed::upgrade::{Target, check_header};
-use crate::feed::url::FeedUrl;
+use crate::feed::url::{FeedUrl, is_http};
+use crate::feed::{FeedOptions, FeedPlan};
 use crate::tape::MESSAGE_BYTES_MAX;
 use crate::tape::name::FeedName;
 use crate::units::Rate;
@@ -200,6 +201,10 @@ pub struct FeedArgs {
     /// is recorded.
     #[arg(long, help_heading = "Feeds")]
     pub insecure: bool,
+
+    /// Options of feeds that are polled.
+    #[command(flatten)]
+    pub poll: PollArgs,
 }
 
 /// What all feeds of one table or command line have in common.
@@ -247,7 +252,7 @@ impl FeedArgs {
         url: &str,
         checked: &Checked,
         mistakes: &mut Mistakes,
-    ) -> Vec<FeedOptions> {
+    ) -> Vec<FeedPlan> {
         let lists = Lists {
             url,
             symbols: &self.symbols,
@@ -268,7 +273,7 @@ impl FeedArgs {
         part: Part,
         checked: &Checked,
         mistakes: &mut Mistakes,
-    ) -> Option<FeedOptions> {
+    ) -> Option<FeedPlan> {
         let mut options = checked.options.clone();
         options.name = match &part.suffix {
             None => name.clone(),
@@ -295,14 +300,23 @@ impl FeedArgs {
                 mistakes.about("--keys-expect", &what);
             }
         }
-        match secrets::expand(&part.url).and_then(|url| FeedUrl::parse(&url)) {
-            Ok(url) => options.target.url = url,
+        let polled = is_http(&part.url);
+        let parse = if polled { FeedUrl::parse_http } else { FeedUrl::parse };
+        let parsed = secrets::expand(&part.url).and_then(|text| Ok((parse(&text)?, text)));
+        match parsed {
+            Ok((url, text)) if polled => {
+                let feed = (options.name.clone(), url, &text);
+                Some(FeedPlan::Poll(Box::new(self.poll.check(&options, feed, mistakes))))
+            }
+            Ok((url, _)) => {
+                options.target.url = url;
+                Some(FeedPlan::Stream(Box::new(options)))
+            }
             Err(mistake) => {
                 mistakes.about("url", &mistake);
-                return None;
+                None
             }
         }
-        Some(options)
     }
 
     fn check_options(&self, common: Common, mistakes: &mut Mistakes) -> FeedOptions {

@@ -5,7 +5,7 @@
 //! `heartbeat = { every = "15s" }` is `--heartbeat-every 15s`. What the values mean is checked
 //! where options of the command line are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub(super) struct FeedTable {
     pub(super) name: String,
     pub(super) url: Option<String>,
     pub(super) options: Options,
+    /// Those of them that stand in its own table.
+    pub(super) own: BTreeSet<String>,
     pub(super) place: Place,
 }
 
@@ -160,9 +162,10 @@ impl Reader<'_> {
             let line = self.line(&key.span());
             self.mistakes.say(format!("{line}: {label} has no url"));
         }
+        let names = own.options.keys().cloned().collect();
         let Table { options, written } = own.over(defaults);
         let table = format!("{}: {label}", self.line(&key.span()));
-        Some(FeedTable { name, url, options, place: Place::File { table, written } })
+        Some(FeedTable { name, url, options, own: names, place: Place::File { table, written } })
     }
 
     /// One key: an option, or a table of options that begin with its name.

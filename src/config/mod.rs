@@ -11,6 +11,7 @@ mod file;
 mod lists;
 mod mistakes;
 mod network;
+mod poll;
 mod recorder;
 mod secrets;
 mod typed;
@@ -25,13 +26,14 @@ use std::time::Duration;
 pub use self::feed::FeedArgs;
 use self::file::{FeedTable, Schema};
 use self::mistakes::{Mistakes, Place};
+pub use self::poll::PollArgs;
 use self::recorder::Common;
 pub use self::recorder::RecorderArgs;
 use self::typed::{Known, Options};
-use crate::feed::FeedOptions;
+use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
 use crate::feed::text::Text;
-use crate::feed::url::FeedUrl;
+use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
 use crate::syncer::FsyncPolicy;
 use crate::tape::name::FeedName;
@@ -39,8 +41,8 @@ use crate::tape::name::FeedName;
 /// Where feeds come from.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct FeedSources {
-    /// Feeds to record: ws:// or wss:// URLs, each with a name of its own if you like. Without a
-    /// name one is made from the URL and shown.
+    /// Feeds to record: ws:// or wss:// URLs, or http:// or https:// URLs to be polled, each with
+    /// a name of its own if you like. Without a name one is made from the URL and shown.
     #[arg(value_name = "[NAME=]URL", required_unless_present = "config")]
     pub feeds: Vec<String>,
 
@@ -66,6 +68,12 @@ pub struct RecordArgs {
     typed: Typed,
 }
 
+/// A feed, and where its options were written.
+struct Planned {
+    plan: FeedPlan,
+    place: Place,
+}
+
 /// Options that were typed, rather than left at their defaults.
 #[derive(Debug, Clone, Default)]
 struct Typed {
@@ -74,12 +82,14 @@ struct Typed {
 }
 
 /// A whole recording, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RecorderOptions {
     /// Folder for the tapes.
     pub out: PathBuf,
+    /// Whether they can be read again: then feeds may come that are not there yet.
+    pub can_reload: bool,
     /// The feeds, with different names.
-    pub feeds: Vec<FeedOptions>,
+    pub feeds: Vec<FeedPlan>,
     /// End after this time.
     pub duration: Option<Duration>,
     /// When segments begin.
@@ -107,9 +117,9 @@ impl RecordArgs {
         };
     }
 
-    /// Whether there is a file to be read again.
-    pub fn can_reload(&self) -> bool {
-        self.sources.config.is_some()
+    /// Reads the file again; `None` where there is none.
+    pub fn reload(&self) -> Option<Result<RecorderOptions, Vec<String>>> {
+        self.sources.config.is_some().then(|| self.check())
     }
 
     /// Reads the file, if there is one, and checks everything.
@@ -149,12 +159,15 @@ impl RecordArgs {
         }
         mistakes.at(place);
         let mut options = recorder.check(&mut mistakes);
+        options.can_reload = self.sources.config.is_some();
         let common = recorder.common(&mut mistakes);
         let mut names = HashSet::new();
-        options.feeds = self.typed_feeds(common, &mut names, &mut mistakes);
+        let mut planned = self.typed_feeds(common, &mut names, &mut mistakes);
         for table in tables {
-            options.feeds.extend(written_feeds(table, common, &mut names, &mut mistakes));
+            planned.extend(written_feeds(table, common, &mut names, &mut mistakes));
         }
+        check_listening(&planned, &mut mistakes);
+        options.feeds = planned.into_iter().map(|planned| planned.plan).collect();
         mistakes.into_result(options)
     }
 
@@ -163,12 +176,14 @@ impl RecordArgs {
         common: Common,
         names: &mut HashSet<FeedName>,
         mistakes: &mut Mistakes,
-    ) -> Vec<FeedOptions> {
+    ) -> Vec<Planned> {
         mistakes.at(Place::CommandLine);
         let typed = &self.sources.feeds;
         if typed.is_empty() && self.sources.config.is_some() {
             return Vec::new();
         }
+        let kinds = typed.iter().map(|text| Kind::of(split_name(text).1));
+        Kind::check_all(&kinds.collect::<Vec<_>>(), self.typed.feed.keys(), mistakes);
         let checked = self.feed.check(common, mistakes);
         // Names that were given come first: derived ones make way for them.
         let mut given = Vec::new();
@@ -198,7 +213,7 @@ impl RecordArgs {
                 },
             };
             let parts = self.feed.feeds(&name, url, &checked, mistakes);
-            feeds.extend(unique(parts, &name, names, mistakes));
+            feeds.extend(unique(parts, &name, &Place::CommandLine, names, mistakes));
         }
         feeds
     }
@@ -210,8 +225,8 @@ fn written_feeds(
     common: Common,
     names: &mut HashSet<FeedName>,
     mistakes: &mut Mistakes,
-) -> Vec<FeedOptions> {
-    mistakes.at(table.place);
+) -> Vec<Planned> {
+    mistakes.at(table.place.clone());
     let args: FeedArgs = match typed::make(&table.options) {
         Ok(args) => args,
         Err(mistake) => {
@@ -228,23 +243,115 @@ fn written_feeds(
         }
     };
     let Some(url) = &table.url else { return Vec::new() };
+    Kind::check_all(&[Kind::of(url)], table.own.iter(), mistakes);
     let parts = args.feeds(&name, url, &checked, mistakes);
-    unique(parts, &name, names, mistakes)
+    unique(parts, &name, &table.place, names, mistakes)
 }
 
 /// The parts of one feed, if none of their names is taken.
 fn unique(
-    parts: Vec<FeedOptions>,
+    parts: Vec<FeedPlan>,
     name: &FeedName,
+    place: &Place,
     names: &mut HashSet<FeedName>,
     mistakes: &mut Mistakes,
-) -> Vec<FeedOptions> {
+) -> Vec<Planned> {
     for part in &parts {
-        if part.name != *name && !names.insert(part.name.clone()) {
-            mistakes.say(format!("'{name}': there is a feed named '{}' already", part.name));
+        if part.name() != name && !names.insert(part.name().clone()) {
+            mistakes.say(format!("'{name}': there is a feed named '{}' already", part.name()));
         }
     }
-    parts
+    parts.into_iter().map(|plan| Planned { plan, place: place.clone() }).collect()
+}
+
+/// Whom polls listen to, which is known once all feeds are.
+fn check_listening(planned: &[Planned], mistakes: &mut Mistakes) {
+    let streams: Vec<&FeedName> = planned
+        .iter()
+        .filter(|planned| matches!(planned.plan, FeedPlan::Stream(_)))
+        .map(|planned| planned.plan.name())
+        .collect();
+    for Planned { plan, place } in planned {
+        let FeedPlan::Poll(poll) = plan else { continue };
+        let Some((heard, _)) = &poll.on else { continue };
+        if streams.contains(&heard) {
+            continue;
+        }
+        mistakes.at(place.clone());
+        let what = if *heard == poll.name {
+            "is this feed itself; name a feed of a ws:// or wss:// URL".to_string()
+        } else if planned.iter().any(|other| other.plan.name() == heard) {
+            "is polled itself; name a feed of a ws:// or wss:// URL".to_string()
+        } else if streams.is_empty() {
+            "is not the name of a feed; there is no ws:// or wss:// feed".to_string()
+        } else {
+            let names: Vec<&str> = streams.iter().take(10).map(|name| name.as_str()).collect();
+            let more = if streams.len() > names.len() { ", .." } else { "" };
+            format!("is not the name of a feed; there are: {}{more}", names.join(", "))
+        };
+        mistakes.add("--on-feed", heard.as_str(), &what);
+    }
+}
+
+/// The two kinds of feeds, by their URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Stream,
+    Poll,
+}
+
+/// Options that mean nothing to a feed that is polled.
+const STREAM_ONLY: [&str; 25] = [
+    "subscribe",
+    "subscribe-file",
+    "subscribe-rate",
+    "batch-items",
+    "batch-bytes",
+    "ack-match",
+    "ack-per",
+    "ack-deadline",
+    "refuse-match",
+    "refuse-then",
+    "subprotocol",
+    "connect-timeout",
+    "connect-rate",
+    "ping-every",
+    "pong-deadline",
+    "heartbeat-every",
+    "heartbeat-send",
+    "heartbeat-answer",
+    "heartbeat-deadline",
+    "reply",
+    "keys-after",
+    "keys-expect",
+    "keys-stale-after",
+    "keys-then",
+    "topics",
+];
+
+impl Kind {
+    fn of(url: &str) -> Kind {
+        if is_http(url) { Kind::Poll } else { Kind::Stream }
+    }
+
+    /// Options that were given for feeds of these kinds and mean nothing to any of them.
+    fn check_all<'o>(
+        kinds: &[Kind],
+        given: impl Iterator<Item = &'o String>,
+        mistakes: &mut Mistakes,
+    ) {
+        let of_polls = Known::of::<PollArgs>();
+        for option in given {
+            let (name, dashed) = (option.as_str(), format!("--{option}"));
+            if of_polls.kind(name).is_some() && !kinds.contains(&Kind::Poll) {
+                let what = "is for feeds that are polled, and no URL is http:// or https://";
+                mistakes.about(&dashed, what);
+            } else if STREAM_ONLY.contains(&name) && !kinds.contains(&Kind::Stream) {
+                let what = "is for WebSocket feeds, and no URL is ws:// or wss://";
+                mistakes.about(&dashed, what);
+            }
+        }
+    }
 }
 
 /// `[NAME=]URL`.
@@ -272,7 +379,8 @@ fn derive_name(url: &str, taken: &mut HashSet<FeedName>) -> Result<FeedName, Str
     let url = secrets::expand(url)?;
     let end = url.value.find(['{', '?']).unwrap_or(url.value.len());
     let plain = Text { value: url.value[..end].to_string(), shown: url.shown };
-    let url = FeedUrl::parse(&plain)?;
+    let parse = if is_http(&plain.value) { FeedUrl::parse_http } else { FeedUrl::parse };
+    let url = parse(&plain)?;
     let default_port = if url.tls { 443 } else { 80 };
     let port = if url.port == default_port { String::new() } else { format!("-{}", url.port) };
     let path = url.path.trim_end_matches('/');

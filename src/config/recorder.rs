@@ -100,6 +100,7 @@ impl RecorderArgs {
         }
         RecorderOptions {
             out: self.out.clone().unwrap_or_default(),
+            can_reload: false,
             feeds: Vec::new(),
             duration: self
                 .duration

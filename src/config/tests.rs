@@ -1,7 +1,7 @@
 //! Options as they are typed and written.
 
 use super::*;
-use clap::Parser;
+use crate::feed::FeedOptions;
 
 #[derive(Debug, clap::Parser)]
 struct Typed {
@@ -9,15 +9,23 @@ struct Typed {
     record: RecordArgs,
 }
 
-fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
+pub(super) fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
     let words = ["feedtape", "--out", "tapes"].into_iter().chain(typed.split_whitespace());
-    Typed::try_parse_from(words).unwrap().record.check()
+    checked(words.collect())
+}
+
+/// The n-th feed, which is no poll.
+fn stream(options: &RecorderOptions, n: usize) -> &FeedOptions {
+    match &options.feeds[n] {
+        FeedPlan::Stream(feed) => feed,
+        FeedPlan::Poll(poll) => panic!("{} is polled", poll.name),
+    }
 }
 
 #[test]
 fn names_are_given_or_derived_and_unique() {
     let names = |typed: &str| -> Vec<String> {
-        check(typed).unwrap().feeds.iter().map(|feed| feed.name.to_string()).collect()
+        check(typed).unwrap().feeds.iter().map(|feed| feed.name().to_string()).collect()
     };
     assert_eq!(names("btc=ws://h/x?a=b"), ["btc"]);
     assert_eq!(names("ws://h/x?key=secret"), ["h-x"]);
@@ -67,14 +75,14 @@ fn all_mistakes_are_found_at_once_and_quoted() {
 #[test]
 fn defaults_are_those_of_the_manual() {
     let options = check("ws://h/").unwrap();
-    let feed = &options.feeds[0];
+    let feed = stream(&options, 0);
     assert_eq!(options.rotation.every, Duration::from_secs(3600));
     assert_eq!(options.compression, Compression::Zstd { level: 3 });
     assert_eq!(options.fsync, FsyncPolicy::Every(Duration::from_secs(1)));
     assert_eq!(feed.rules.stale_after, Duration::from_secs(300));
     assert_eq!(feed.target.max_message, 16 << 20);
     let off = check("ws://h/ --ping-every 0 --stale-after 0 --min-free 0").unwrap();
-    assert!(off.feeds[0].rules.ping_every.is_zero());
+    assert!(stream(&off, 0).rules.ping_every.is_zero());
 }
 
 /// What a file with this text makes, with what was typed beside it.
@@ -85,12 +93,16 @@ fn check_file(text: &str, typed: &str) -> Result<RecorderOptions, Vec<String>> {
     let path = path.display().to_string();
     let words: Vec<&str> =
         ["feedtape", "--config", &path].into_iter().chain(typed.split_whitespace()).collect();
+    let folder = format!("{}/", dir.path().display());
+    let strip = |mistakes: Vec<String>| mistakes.iter().map(|m| m.replace(&folder, "")).collect();
+    checked(words).map_err(strip)
+}
+
+fn checked(words: Vec<&str>) -> Result<RecorderOptions, Vec<String>> {
     let matches = <Typed as clap::CommandFactory>::command().try_get_matches_from(words).unwrap();
     let mut record = <Typed as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().record;
     record.note_typed(&matches);
-    let folder = format!("{}/", dir.path().display());
-    let strip = |mistakes: Vec<String>| mistakes.iter().map(|m| m.replace(&folder, "")).collect();
-    record.check().map_err(strip)
+    record.check()
 }
 
 #[test]
@@ -122,7 +134,7 @@ fn a_file_has_defaults_and_feeds_and_what_is_typed_goes_before() {
     assert_eq!(options.out, PathBuf::from("/var/lib/feedtape"));
     assert_eq!(options.rotation.every, Duration::from_secs(3600), "typed");
     assert_eq!(options.compression, Compression::Zstd { level: 7 });
-    let [typed, zebra, ape] = &options.feeds[..] else { panic!("{:?}", options.feeds) };
+    let [typed, zebra, ape] = [0, 1, 2].map(|n| stream(&options, n));
     assert_eq!([typed, zebra, ape].map(|f| f.name.as_str()), ["typed", "zebra", "ape"]);
     assert_eq!(
         [typed, zebra, ape].map(|f| f.rules.stale_after.as_secs()),
@@ -174,7 +186,7 @@ d = 1
         feeds.toml:21: [feed] d: must be a table: [feed.NAME] with its options below
         feeds.toml:12: [feed.a] max-message '9GiB': must be from 1KiB to 256MiB
         feeds.toml:6: [defaults] stale-after: 'soon' is not a time span: write a number and a unit, like 250ms or 1h30m
-        feeds.toml:15: [feed.b] url: 'http//h/' is not the URL of a feed: it has no scheme; write ws://HOST/... or wss://HOST/...
+        feeds.toml:15: [feed.b] url: 'http//h/' is not the URL of a feed: it has no scheme; write ws://HOST/... or wss://HOST/..., or http(s)://HOST/... to poll it
         feeds.toml:19: [feed.Bad] url: 'Bad' can't name a feed: use up to 64 of a-z 0-9 . _ - and start with a letter or digit
     "#]]
     .assert_eq(&(mistakes.join("\n") + "\n"));

@@ -11,12 +11,12 @@ use crate::units::{RATE_COUNT_MAX, Rate};
 
 /// The budgets of all hosts.
 #[derive(Debug, Default)]
-pub struct Budgets {
+pub struct ConnectBudgets {
     /// When each host was connected to, as far back as its longest window goes.
     hosts: Mutex<HashMap<String, VecDeque<Mono>>>,
 }
 
-impl Budgets {
+impl ConnectBudgets {
     /// Takes one connection to `host` out of its budget.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn no_window_holds_more_than_its_budget() {
-        let budgets = Budgets::default();
+        let budgets = ConnectBudgets::default();
         let rate = Rate { count: 2, window: Duration::from_secs(1) };
         let take = |host, ms| budgets.take(host, rate, at(ms));
         assert_eq!(take("a", 0), Ok(()));

@@ -29,7 +29,7 @@ impl Inbox {
     pub(super) fn is_urgent(&mut self) -> bool {
         self.taken.extend(self.received.try_iter());
         self.taken.iter().any(|command| match command {
-            Command::Ask(Ask::Resume) | Command::Rotate => false,
+            Command::Ask(Ask::Resume) | Command::Rotate | Command::Listeners(_) => false,
             Command::Ask(Ask::Stop | Ask::Complete | Ask::Pause | Ask::Reconnect | Ask::Reload)
             | Command::Options(_) => true,
         })
@@ -37,6 +37,6 @@ impl Inbox {
 
     pub(super) fn is_stop(&mut self) -> bool {
         self.taken.extend(self.received.try_iter());
-        self.taken.contains(&Command::Ask(Ask::Stop))
+        self.taken.iter().any(|command| matches!(command, Command::Ask(Ask::Stop)))
     }
 }

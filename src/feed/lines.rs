@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::listen::{Listener, Trigger};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, ClockWatch, Mono, Reading, Step, UnixNs};
 use crate::stats::{FeedStats, RecorderStats};
@@ -71,8 +72,8 @@ struct Segment {
 struct Hole {
     reason: GapReason,
     from_ts: Option<UnixNs>,
-    /// Known for what we dropped ourselves.
-    lost: Option<(u64, u64)>,
+    /// Messages and, where known, their bytes; known for what we dropped ourselves.
+    lost: Option<(u64, Option<u64>)>,
 }
 
 /// One feed's end of the path to the tape.
@@ -105,6 +106,15 @@ pub struct Lines {
     dropped: Option<Hole>,
     /// Blocks handed over so far.
     handed_over: u64,
+    /// Who wants to know of gaps, and of what the feed tells.
+    listeners: Vec<Listener>,
+}
+
+/// After a panic a block may hold half a line: it is emptied, not sent.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.give_block_back();
+    }
 }
 
 impl Lines {
@@ -138,6 +148,19 @@ impl Lines {
             hole: last_ts.map(|_| restart),
             dropped: None,
             handed_over: 0,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// Whom to tell what happens to the feed.
+    pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
+        self.listeners = listeners;
+    }
+
+    /// Tells those that listen to the feed.
+    pub fn tell(&self, trigger: Trigger) {
+        for listener in &self.listeners {
+            listener.tell(trigger);
         }
     }
 
@@ -210,10 +233,15 @@ impl Lines {
         self.hole.get_or_insert(Hole { reason, from_ts, lost: None });
     }
 
-    /// From now on all is recorded again.
+    /// From here on all is recorded again. On a connection that is from its last line on: messages
+    /// older than now may still be unread.
     pub fn hole_ends(&mut self) {
+        let from = match self.conn {
+            Some(_) if self.any_line => self.stamp.ts(),
+            _ => clock::wall_now(),
+        };
         // Without room it stays open until the next message, which waits.
-        let _ = self.settle(clock::wall_now());
+        let _ = self.settle(from);
     }
 
     /// The feed ends: what is still to be said about holes is said, and the segment closed. Where
@@ -225,12 +253,18 @@ impl Lines {
             self.wait_for_room(EVENT_LINE_BYTES_MAX.min(self.pool.plan().block_bytes), limit);
             if self.settle(now).is_err() {
                 for hole in self.hole.into_iter().chain(self.dropped) {
-                    let (messages, bytes) = hole.lost.unwrap_or_default();
-                    self.stats.gaps.count(hole.reason, messages, bytes);
+                    self.count(&hole);
                 }
             }
         }
         self.rotate();
+        self.give_block_back();
+    }
+
+    fn give_block_back(&mut self) {
+        if let Some(unused) = self.block.take() {
+            self.pool.give_back(unused);
+        }
     }
 
     /// Counts a message that finds no room; the gap is written as soon as there is some.
@@ -238,9 +272,18 @@ impl Lines {
         let from_ts = self.any_line.then_some(self.stamp.ts());
         let failing = self.recorder.disk_stalled.get() == 1;
         let reason = if failing { GapReason::Disk } else { GapReason::Stall };
-        let hole = Hole { reason, from_ts, lost: Some((0, 0)) };
+        let hole = Hole { reason, from_ts, lost: Some((0, Some(0))) };
         let lost = &mut self.dropped.get_or_insert(hole).lost;
-        *lost = lost.map(|(messages, all)| (messages + 1, all + bytes));
+        *lost = lost.map(|(messages, all)| (messages + 1, all.map(|all| all + bytes)));
+    }
+
+    /// One message is lost, of so many bytes where known; what comes next is recorded again.
+    pub fn message_is_lost(&mut self, reason: GapReason, bytes: Option<u64>) {
+        // A hole that is open already is another one: it ends where this one begins.
+        self.hole_ends();
+        let from_ts = self.any_line.then_some(self.stamp.ts());
+        self.hole.get_or_insert(Hole { reason, from_ts, lost: Some((1, bytes)) });
+        self.hole_ends();
     }
 
     /// Writes what waits for room, where there is some now; compares the clocks when it is time.
@@ -344,14 +387,19 @@ impl Lines {
         let gap = Event::Gap {
             reason: hole.reason,
             messages: hole.lost.map(|lost| lost.0),
-            bytes: hole.lost.map(|lost| lost.1),
+            bytes: hole.lost.and_then(|lost| lost.1),
             from_ts: hole.from_ts,
             to_ts,
         };
         self.push_event(EventStamp::Previous, &gap.to_line(&Stamp::new(0)))?;
-        let (messages, bytes) = hole.lost.unwrap_or_default();
-        self.stats.gaps.count(hole.reason, messages, bytes);
+        self.count(&hole);
+        self.tell(Trigger::Gap);
         Ok(())
+    }
+
+    fn count(&self, hole: &Hole) {
+        let (messages, bytes) = hole.lost.unwrap_or_default();
+        self.stats.gaps.count(hole.reason, messages, bytes.unwrap_or(0));
     }
 
     fn push_event(&mut self, stamp: EventStamp, line: &[u8]) -> Result<(), Full> {
@@ -492,7 +540,7 @@ mod tests {
     fn rig(blocks: usize, rotate_bytes: u64, last_ts: Option<UnixNs>) -> Rig {
         let plan = PoolPlan { block_bytes: 4096, blocks, blocks_per_feed: blocks };
         let pool = Arc::new(Pool::new(plan, 1));
-        let (sender, sent) = channel(plan, 1);
+        let (sender, sent) = channel(plan, 1, 1);
         let stats = Arc::new(FeedStats::default());
         let rotation = Rotation { every: Duration::from_secs(3600), bytes: rotate_bytes };
         let lines = {

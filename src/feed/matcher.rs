@@ -25,7 +25,7 @@ pub struct Matcher {
     /// As it was written.
     written: String,
     /// What a message that matches holds, to pass by the others quickly.
-    hint: Finder<'static>,
+    hint: Box<Finder<'static>>,
     at: Option<At>,
 }
 
@@ -47,7 +47,7 @@ impl Matcher {
         }
         let new = |hint: &str, at| Matcher {
             written: written.to_string(),
-            hint: Finder::new(hint.as_bytes()).into_owned(),
+            hint: Box::new(Finder::new(hint.as_bytes()).into_owned()),
             at,
         };
         if !written.starts_with('/') {

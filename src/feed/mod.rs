@@ -2,13 +2,16 @@
 //!
 //! This file owns a feed's options and the handle to its thread; what the thread does is in
 //! `run.rs`, what it decides in [`session`], and how messages become blocks of lines in [`lines`].
+//! Feeds that are polled by HTTP differ in what their thread does, which is in [`poll`].
 
 pub mod budget;
 pub mod connection;
 mod inbox;
 pub mod keys;
 pub mod lines;
+pub mod listen;
 pub mod matcher;
+pub mod poll;
 pub mod proxy;
 pub mod reason;
 mod redirect;
@@ -35,12 +38,15 @@ use crossbeam_channel::{Sender, bounded};
 use self::inbox::Inbox;
 use self::keys::KeyOptions;
 use self::lines::Lines;
+use self::listen::{Ear, Listener};
 use self::matcher::Matchers;
+use self::poll::{PollLoop, PollOptions};
 use self::run::FeedLoop;
 use self::session::{Ask, Rules};
 use self::text::Text;
 use self::transport::Network;
 use self::upgrade::Target;
+use self::url::FeedUrl;
 use self::wait::Waker;
 use crate::stats::FeedStats;
 use crate::tape::name::FeedName;
@@ -87,15 +93,68 @@ pub struct FeedOptions {
     pub stall_deadline: Duration,
 }
 
-/// What one may tell a feed.
+/// A feed as it is wanted.
 #[derive(Debug, Clone, PartialEq)]
+pub enum FeedPlan {
+    /// Over a WebSocket.
+    Stream(Box<FeedOptions>),
+    /// Polled by HTTP.
+    Poll(Box<PollOptions>),
+}
+
+impl FeedPlan {
+    /// Its name.
+    pub fn name(&self) -> &FeedName {
+        match self {
+            FeedPlan::Stream(options) => &options.name,
+            FeedPlan::Poll(options) => &options.name,
+        }
+    }
+
+    /// How long it waits when the queue is full.
+    pub fn stall_deadline(&self) -> Duration {
+        match self {
+            FeedPlan::Stream(options) => options.stall_deadline,
+            FeedPlan::Poll(options) => options.stall_deadline,
+        }
+    }
+
+    /// Where it connects to.
+    pub fn url(&self) -> &FeedUrl {
+        match self {
+            FeedPlan::Stream(options) => &options.target.url,
+            FeedPlan::Poll(options) => &options.url,
+        }
+    }
+}
+
+/// What a feed's thread is to do.
+#[derive(Debug)]
+pub enum Task {
+    /// Record what comes over a WebSocket.
+    Stream(Box<FeedOptions>),
+    /// Poll, and when something is heard too.
+    Poll(Box<PollOptions>, Ear),
+}
+
+/// What one may tell a feed.
+#[derive(Debug, Clone)]
 pub enum Command {
     /// For its session.
     Ask(Ask),
     /// Close the segment now.
     Rotate,
-    /// Go on with other options, on a new connection.
+    /// Go on with other options, on a new connection. Not for feeds that are polled.
     Options(Box<FeedOptions>),
+    /// Whom to tell what happens from now on.
+    Listeners(Vec<Listener>),
+}
+
+impl Command {
+    /// End for good.
+    pub fn stop() -> Command {
+        Command::Ask(Ask::Stop)
+    }
 }
 
 /// Why a feed's thread ended.
@@ -124,21 +183,31 @@ impl Feed {
     /// # Errors
     /// No thread or descriptor to be had.
     pub fn start(
-        options: FeedOptions,
+        task: Task,
         network: Arc<Network>,
         lines: Lines,
         stats: Arc<FeedStats>,
         on_end: impl FnOnce(FeedEnd) + Send + 'static,
     ) -> io::Result<Feed> {
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let waker = Waker::new()?;
+        let (name, waker) = match &task {
+            Task::Stream(options) => (&options.name, Waker::new()?),
+            Task::Poll(options, ear) => (&options.name, ear.waker.clone()),
+        };
         let for_thread = waker.clone();
-        let name: String = options.name.as_str().chars().take(15).collect();
+        let name: String = name.as_str().chars().take(15).collect();
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
                 let run = move || {
                     let inbox = Inbox::new(inbox);
-                    FeedLoop::new(options, network, lines, stats, inbox, for_thread).run()
+                    match task {
+                        Task::Stream(options) => {
+                            FeedLoop::new(*options, network, lines, stats, inbox, for_thread).run()
+                        }
+                        Task::Poll(options, ear) => {
+                            PollLoop::new(*options, network, lines, stats, inbox, ear).run()
+                        }
+                    }
                 };
                 // The panic hook has logged where and why; what the thread held is unsound.
                 let (end, lines) = match catch_unwind(AssertUnwindSafe(run)) {

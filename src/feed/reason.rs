@@ -36,6 +36,12 @@ pub enum Stage {
     Upgrade,
     /// Sending the subscriptions.
     Subscribe,
+    /// Sending the request of a poll.
+    Request,
+    /// Waiting for the status and headers of its answer.
+    Answer,
+    /// Reading the answer's body.
+    Body,
 }
 
 impl fmt::Display for Stage {
@@ -47,6 +53,9 @@ impl fmt::Display for Stage {
             Stage::Tls => "tls",
             Stage::Upgrade => "upgrade",
             Stage::Subscribe => "subscribe",
+            Stage::Request => "request",
+            Stage::Answer => "answer",
+            Stage::Body => "body",
         })
     }
 }

@@ -17,6 +17,7 @@ use super::connection::{Connection, Incoming};
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
+use super::listen::Trigger;
 use super::session::{Action, Ask, Input, Reason, Session};
 use super::stall::{STOP_STALL_MAX, Stall};
 use super::transport::{Attempt, ConnectError, Network};
@@ -34,11 +35,11 @@ const READS_MAX: usize = 64;
 /// While a block could not be handed over, it is tried again this often.
 const RETRY_HAND_OVER: Duration = Duration::from_millis(2);
 /// While events or gaps wait for a block, it is tried again this often.
-const RETRY_EVENTS: Duration = Duration::from_millis(50);
+pub(super) const RETRY_EVENTS: Duration = Duration::from_millis(50);
 /// With `--on-stall drop` a message larger than a block waits so long for its turn, once a stall.
 const PERMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// While a feed waits for a block, commands are looked at this often.
-const STALL_SLICE: Duration = Duration::from_millis(50);
+pub(super) const STALL_SLICE: Duration = Duration::from_millis(50);
 /// While a feed waits for a block, the server hears from us this often.
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
 /// With `--on-stall block` a stall that lasts so long is logged.
@@ -144,6 +145,7 @@ impl FeedLoop {
                     Command::Ask(ask) => self.step(Input::Asked(ask)),
                     Command::Rotate => self.lines.rotate(),
                     Command::Options(options) => self.change_options(*options),
+                    Command::Listeners(listeners) => self.lines.set_listeners(listeners),
                 }
             }
             let conn = self.conn;
@@ -341,6 +343,7 @@ impl FeedLoop {
                 if let Some(keys) = &mut self.keys {
                     keys.begin(mono_now());
                 }
+                self.lines.tell(Trigger::Connected);
                 None
             }
             Action::Ping => self.connection.as_mut()?.ping().err().map(Input::Broken),
@@ -383,7 +386,7 @@ impl FeedLoop {
         let now = mono_now();
         if let Some(rate) = self.options.connect_rate {
             let host = &self.options.target.url.host;
-            if let Err(until) = self.network.budgets.take(host, rate, now) {
+            if let Err(until) = self.network.connects.take(host, rate, now) {
                 let wait = crate::units::format_span(until.since(now));
                 log::info!("{}: {host} allows {rate}: connecting in {wait}", self.options.name);
                 return Some(Input::Postponed { until });

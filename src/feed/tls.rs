@@ -40,6 +40,11 @@ pub struct TlsConnectors {
 }
 
 impl TlsConnectors {
+    /// Certificates may have changed: connectors are made anew when they are next needed.
+    pub fn forget(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The connector for these options.
     ///
     /// # Errors

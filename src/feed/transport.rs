@@ -13,7 +13,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use native_tls::{HandshakeError as TlsHandshakeError, TlsStream};
 
-use super::budget::Budgets;
+use super::budget::ConnectBudgets;
+use super::poll::budget::Budgets;
 use super::proxy::Proxies;
 use super::session::{Reason, Stage};
 use super::socket::Socket;
@@ -100,6 +101,8 @@ pub struct Network {
     /// TLS connectors.
     pub connectors: TlsConnectors,
     /// Connections that hosts allow.
+    pub connects: ConnectBudgets,
+    /// What polls may still ask of their hosts.
     pub budgets: Budgets,
 }
 

@@ -32,6 +32,9 @@ const REDIRECTS_MAX: usize = 5;
 /// A longer Retry-After is taken for a mistake.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Who we say we are, unless a header of the options says otherwise.
+pub(super) const USER_AGENT: &str = concat!("feedtape/", env!("CARGO_PKG_VERSION"));
+
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
@@ -201,7 +204,7 @@ fn request(target: &Target) -> Result<Request, http::Error> {
         .header("Sec-WebSocket-Version", "13")
         .header("Sec-WebSocket-Key", generate_key());
     if !target.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
-        request = request.header("User-Agent", concat!("feedtape/", env!("CARGO_PKG_VERSION")));
+        request = request.header("User-Agent", USER_AGENT);
     }
     if let Some(credentials) = &url.credentials {
         let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
@@ -264,7 +267,7 @@ fn stay_away(status: u16) -> Option<Duration> {
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date.
-fn retry_after(value: &str) -> Option<Duration> {
+pub(super) fn retry_after(value: &str) -> Option<Duration> {
     let value = value.trim();
     let wait = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -1,6 +1,7 @@
 //! The address of a feed.
 //!
-//! Owns taking a `ws://` or `wss://` URL apart and showing it without its secrets.
+//! Owns taking a URL apart (`ws://` and `wss://`; `http://` and `https://` of feeds that are polled)
+//! and showing it without its secrets.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ pub const URL_BYTES_MAX: usize = 8 << 10;
 /// A checked URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedUrl {
-    /// Whether it is `wss`.
+    /// Whether it is `wss` or `https`.
     pub tls: bool,
     /// Host name or address, without the brackets of IPv6.
     pub host: String,
@@ -24,21 +25,42 @@ pub struct FeedUrl {
     pub path: String,
     /// `user:password` before the host, if any.
     pub credentials: Option<String>,
+    scheme: &'static str,
     shown: String,
     host_header: String,
 }
 
+/// Whether a text begins as the URL of a feed that is polled.
+pub fn is_http(text: &str) -> bool {
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    ["http", "https"].iter().any(|http| http.eq_ignore_ascii_case(scheme))
+}
+
 impl FeedUrl {
-    /// Checks `text`.
+    /// Checks a `ws://` or `wss://` URL.
     ///
     /// # Errors
     /// A sentence that quotes the input, without its password, and says what would be right.
     pub fn parse(text: &Text) -> Result<FeedUrl, String> {
+        FeedUrl::parse_as(text, ["ws", "wss"])
+    }
+
+    /// Checks an `http://` or `https://` URL.
+    ///
+    /// # Errors
+    /// A sentence that quotes the input, without its password, and says what would be right.
+    pub fn parse_http(text: &Text) -> Result<FeedUrl, String> {
+        FeedUrl::parse_as(text, ["http", "https"])
+    }
+
+    /// `schemes`: the plain one, and the one with TLS.
+    fn parse_as(text: &Text, schemes: [&'static str; 2]) -> Result<FeedUrl, String> {
         let input = text.value.as_str();
         let shown = hide_password(&text.shown);
         let wrong = |what: &str| {
             format!(
-                "'{shown}' is not the URL of a feed: {what}; write ws://HOST/... or wss://HOST/..."
+                "'{shown}' is not the URL of a feed: {what}; write ws://HOST/... or wss://HOST/..., \
+                 or http(s)://HOST/... to poll it"
             )
         };
         if input.len() > URL_BYTES_MAX {
@@ -47,14 +69,14 @@ impl FeedUrl {
                 input.len()
             ));
         }
-        let tls = match input.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()) {
-            Some(scheme) if scheme == "ws" => false,
-            Some(scheme) if scheme == "wss" => true,
-            Some(_) => return Err(wrong("it is of another scheme")),
-            None => return Err(wrong("it has no scheme")),
+        let Some((scheme, _)) = input.split_once("://") else {
+            return Err(wrong("it has no scheme"));
         };
+        let scheme = schemes.into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
+        let scheme = scheme.ok_or_else(|| wrong("it is of another scheme"))?;
+        let tls = scheme == schemes[1];
         if input.contains('#') {
-            return Err(wrong("a WebSocket URL has no fragment ('#')"));
+            return Err(wrong("it has a fragment ('#'), which no server is told"));
         }
         let uri: Uri = input.parse().map_err(|error| wrong(&format!("{error}")))?;
         let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
@@ -90,9 +112,47 @@ impl FeedUrl {
             port,
             path: format!("{slash}{path}"),
             credentials,
+            scheme,
             host_header: host_and_port.to_string(),
             shown,
         })
+    }
+
+    /// Where a `Location` of this URL's server leads (RFC 3986 section 5.2). Shown by its origin
+    /// only: the rest may repeat secrets of this URL.
+    ///
+    /// # Errors
+    /// The other URL is none that can be polled.
+    pub fn redirected(&self, location: &str) -> Result<FeedUrl, String> {
+        let location = location.split('#').next().unwrap_or_default();
+        let scheme = self.scheme;
+        let authority = &self.host_header;
+        let path = self.path.split('?').next().unwrap_or_default();
+        let absolute = if is_http(location) {
+            location.to_string()
+        } else if location.contains("://") {
+            return Err("it leads to an address of another scheme".to_string());
+        } else if location.starts_with("//") {
+            format!("{scheme}:{location}")
+        } else if location.starts_with('/') {
+            format!("{scheme}://{authority}{location}")
+        } else if location.starts_with('?') {
+            format!("{scheme}://{authority}{path}{location}")
+        } else {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{}", without_dots(&format!("{folder}/{location}")))
+        };
+        let mut url = FeedUrl::parse_http(&Text::plain(&absolute))
+            .map_err(|_| "it leads to an address that is no URL".to_string())?;
+        url.shown = format!("{}://{}/...", url.scheme, url.host_header);
+        Ok(url)
+    }
+
+    /// Whether both are of one server, which may be told what the other is told.
+    pub fn is_same_origin(&self, other: &FeedUrl) -> bool {
+        self.tls == other.tls
+            && self.port == other.port
+            && self.host.eq_ignore_ascii_case(&other.host)
     }
 
     /// Value of the Host header.
@@ -100,10 +160,9 @@ impl FeedUrl {
         &self.host_header
     }
 
-    /// The URL that tungstenite is given: no credentials in it.
+    /// The URL that tungstenite or ureq is given: no credentials in it.
     pub fn request_uri(&self) -> String {
-        let scheme = if self.tls { "wss" } else { "ws" };
-        format!("{scheme}://{}{}", self.host_header, self.path)
+        format!("{}://{}{}", self.scheme, self.host_header, self.path)
     }
 }
 
@@ -112,6 +171,26 @@ impl fmt::Display for FeedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }
+}
+
+/// `.` and `..` of a path resolved (RFC 3986 section 5.2.4); its query is left alone.
+fn without_dots(path_and_query: &str) -> String {
+    let (path, query) = match path_and_query.find('?') {
+        Some(at) => path_and_query.split_at(at),
+        None => (path_and_query, ""),
+    };
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "." => {}
+            ".." if kept.len() > 1 => {
+                kept.pop();
+            }
+            ".." => {}
+            other => kept.push(other),
+        }
+    }
+    format!("{}{query}", kept.join("/"))
 }
 
 /// The URL with `***` for a password, whatever the rest of it.
@@ -146,6 +225,39 @@ mod tests {
         check("WSS://a.example:9443?x", true, "a.example", 9443, "/?x", "a.example:9443");
         check("ws://[::1]:80/p", false, "::1", 80, "/p", "[::1]:80");
         check("ws://u:p@h:1/p", false, "h", 1, "/p", "h:1");
+    }
+
+    #[test]
+    fn urls_that_are_polled_are_taken_apart_too() {
+        let url = FeedUrl::parse_http(&Text::plain("HTTPS://u:p@h/a?b=c")).unwrap();
+        assert_eq!((url.tls, url.port, url.path.as_str()), (true, 443, "/a?b=c"));
+        assert_eq!(url.request_uri(), "https://h/a?b=c");
+        assert_eq!(FeedUrl::parse_http(&Text::plain("http://h")).unwrap().port, 80);
+        assert!(FeedUrl::parse_http(&Text::plain("ws://h")).is_err());
+        assert!(is_http("HTTP://x") && !is_http("wss://x") && !is_http("h"));
+    }
+
+    #[test]
+    fn redirects_are_resolved_and_show_their_origin_only() {
+        let url = FeedUrl::parse_http(&Text::plain("https://h:8/a/b?key=secret")).unwrap();
+        let check = |location: &str, uri: &str, same_origin: bool| {
+            let next = url.redirected(location).unwrap();
+            assert_eq!(next.request_uri(), uri, "{location}");
+            assert_eq!(next.is_same_origin(&url), same_origin, "{location}");
+            assert!(!next.to_string().contains("secret"), "{next}");
+        };
+        check("/c?key=secret", "https://h:8/c?key=secret", true);
+        check("c", "https://h:8/a/c", true);
+        check("./c/../../d?x=../y", "https://h:8/d?x=../y", true);
+        check("../../../d", "https://h:8/d", true);
+        check("?x", "https://h:8/a/b?x", true);
+        check("//other/p#f", "https://other/p", false);
+        check("https://H:8/", "https://H:8/", true);
+        check("https://h/", "https://h/", false);
+        check("http://h:8/", "http://h:8/", false);
+        for wrong in ["ftp://h/", "https://", "http://h:x/", "/a b"] {
+            assert!(url.redirected(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -123,22 +123,26 @@ fn a_message_costs_no_allocation_of_ours() {
     let mut first: Option<(u64, u64, u64)> = None;
     let mut last = None;
     recorder
-        .run(Duration::from_millis(1), &mut |views| {
-            let messages = views[0].stats.messages.get();
-            if messages <= MESSAGES / 10 {
-                return;
-            }
-            let (feed, writer) = *threads.get_or_insert_with(find);
-            let now = (messages, allocations(feed), allocations(writer));
-            match first {
-                None => first = Some(now),
-                Some(first) if messages > first.0 + MESSAGES && last.is_none() => {
-                    last = Some(now);
-                    events.send(Event::Stop).unwrap();
+        .run(
+            Duration::from_millis(1),
+            &mut |views| {
+                let messages = views[0].stats.messages.get();
+                if messages <= MESSAGES / 10 {
+                    return;
                 }
-                _ => {}
-            }
-        })
+                let (feed, writer) = *threads.get_or_insert_with(find);
+                let now = (messages, allocations(feed), allocations(writer));
+                match first {
+                    None => first = Some(now),
+                    Some(first) if messages > first.0 + MESSAGES && last.is_none() => {
+                        last = Some(now);
+                        events.send(Event::Stop).unwrap();
+                    }
+                    _ => {}
+                }
+            },
+            &mut || None,
+        )
         .unwrap();
     venue.stop();
     let (first, last) = (first.unwrap(), last.unwrap());

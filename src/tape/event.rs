@@ -139,6 +139,18 @@ pub enum Event<'a> {
         /// When.
         at: UnixNs,
     },
+    /// A poll ended; the body, if there is one to be recorded, is the next message.
+    Http {
+        /// The HTTP status; null where no answer came.
+        status: Option<u16>,
+        /// From the name lookup to the end of the body.
+        ms: u64,
+        /// Some headers of the answer, names in lower case.
+        #[serde(serialize_with = "as_object")]
+        headers: &'a [(String, String)],
+        /// When.
+        at: UnixNs,
+    },
     /// An operator paused the feed.
     Paused {
         /// When.
@@ -171,6 +183,10 @@ pub enum Event<'a> {
         /// From this moment all is recorded again.
         to_ts: UnixNs,
     },
+}
+
+fn as_object<S: Serializer>(headers: &[(String, String)], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_map(headers.iter().map(|(name, value)| (name, value)))
 }
 
 /// What a mark or end counts.
@@ -373,6 +389,19 @@ mod tests {
             },
             expect![[r#"
                 1736682893953758185!{"event":"connected","conn":1,"peer":"127.0.0.1:9","status":101,"subprotocol":null,"clock":"kernel","at":5}
+            "#]],
+        );
+        let headers = [("etag".to_string(), "\"x\"".to_string()), ("date".into(), "now".into())];
+        check(
+            Event::Http { status: Some(200), ms: 12, headers: &headers, at: 5 },
+            expect![[r#"
+                1736682893953758185!{"event":"http","status":200,"ms":12,"headers":{"etag":"\"x\"","date":"now"},"at":5}
+            "#]],
+        );
+        check(
+            Event::Http { status: None, ms: 12, headers: &[], at: 5 },
+            expect![[r#"
+                1736682893953758185!{"event":"http","status":null,"ms":12,"headers":{},"at":5}
             "#]],
         );
         check(

@@ -346,7 +346,8 @@ impl Writer {
         tape.next_index = segment.next_index();
         tape.stats.segments.add(1);
         tape.stats.tape_bytes.add(line.len() as u64);
-        let opened = SyncItem::Opened { feed, segment: SegmentFile::from(&segment), first_index };
+        let (file, stats) = (SegmentFile::from(&segment), tape.stats.clone());
+        let opened = SyncItem::Opened { feed, segment: file, first_index, stats };
         self.open[feed] = Some(segment);
         self.leave_given_up(feed);
         self.tell_syncer(opened);

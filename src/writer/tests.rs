@@ -66,7 +66,7 @@ impl Rig {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let plan = PoolPlan { block_bytes: 4096, blocks: 64, blocks_per_feed: 32 };
         let pool = Arc::new(Pool::new(plan, FEEDS));
-        let (sender, parcels) = channel(plan, FEEDS);
+        let (sender, parcels) = channel(plan, FEEDS, FEEDS);
         let (to_syncer, items) = bounded(1000);
         let (give_up, given_up) = bounded(0);
         let rotation = Rotation { every: Duration::from_secs(3600), bytes: ROTATE_BYTES };
@@ -100,7 +100,7 @@ impl Rig {
         // The machine is another one after a crash.
         writer.boot_id = "the boot before".to_string();
         let policy = FsyncPolicy::Every(Duration::from_secs(1));
-        let syncer = Syncer::new(storage, policy, stats.clone(), Box::new(|_| {}));
+        let syncer = Syncer::new(storage, policy, Box::new(|_| {}));
         Rig {
             disk: disk.clone(),
             writer,

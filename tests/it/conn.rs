@@ -25,10 +25,12 @@ const SLOW_HEAD_BYTES: usize = 4;
 /// An upgrade request may be so long.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// An upgrade request as it came in.
+/// A request as it came in: for an upgrade, or a poll's.
 #[derive(Debug, Clone)]
 pub struct Request {
+    pub method: String,
     pub path: String,
+    pub body: String,
     /// Names in lower case, in order.
     pub headers: Vec<(String, String)>,
 }
@@ -264,18 +266,30 @@ impl Connection {
                 break at + HEAD_END.len();
             }
             if self.inbox.len() > REQUEST_BYTES_MAX {
-                return Err("the upgrade request has no end".to_string());
+                return Err("the request has no end".to_string());
             }
-            self.fill()
-                .map_err(|_| format!("no whole upgrade request: {}", wire::brief(&self.inbox)))?;
+            self.fill_for_request()?;
         };
-        if self.inbox.len() > end {
-            return Err("the client sent more than its upgrade request".to_string());
+        let rest = self.inbox.split_off(end);
+        let head = String::from_utf8(std::mem::replace(&mut self.inbox, rest))
+            .map_err(|e| e.to_string())?;
+        let mut request = parse_request(&head)?;
+        let length = request.header("content-length").first().map_or(Ok(0), |n| n.parse());
+        let length: usize = length.map_err(|e| format!("the length of the body: {e}"))?;
+        while self.inbox.len() < length {
+            self.fill_for_request()?;
         }
-        let head = String::from_utf8(std::mem::take(&mut self.inbox)).map_err(|e| e.to_string())?;
-        let request = parse_request(&head)?;
+        if self.inbox.len() > length {
+            return Err("the client sent more than its request".to_string());
+        }
+        request.body =
+            String::from_utf8(std::mem::take(&mut self.inbox)).map_err(|e| e.to_string())?;
         self.shared.update(|state| state.requests.push(request.clone()));
         Ok(request)
+    }
+
+    fn fill_for_request(&mut self) -> Result<(), String> {
+        self.fill().map_err(|_| format!("no whole request: {}", wire::brief(&self.inbox)))
     }
 
     fn upgrade(&mut self, answer: &Answer) -> Result<(), String> {
@@ -404,20 +418,24 @@ fn handshake_error(error: &HandshakeError<Timed>) -> String {
 fn parse_request(head: &str) -> Result<Request, String> {
     let mut lines = head.split("\r\n");
     let first = lines.next().unwrap_or_default();
-    let path = first
-        .strip_prefix("GET ")
-        .and_then(|rest| rest.strip_suffix(" HTTP/1.1"))
-        .ok_or_else(|| format!("no upgrade request: {first}"))?;
+    let (method, path) = first
+        .strip_suffix(" HTTP/1.1")
+        .and_then(|rest| rest.split_once(' '))
+        .ok_or_else(|| format!("no request: {first}"))?;
     let mut headers = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').ok_or_else(|| format!("no header: {line}"))?;
         headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
     }
-    Ok(Request { path: path.to_string(), headers })
+    let (method, path) = (method.to_string(), path.to_string());
+    Ok(Request { method, path, body: String::new(), headers })
 }
 
 /// What section 4.1 asks of a client.
 fn check_upgrade(request: &Request) -> Result<(), String> {
+    if request.method != "GET" || !request.body.is_empty() {
+        return Err(format!("{} with a body of {}", request.method, request.body.len()));
+    }
     for (name, expected) in
         [("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-version", "13")]
     {

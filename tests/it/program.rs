@@ -139,6 +139,25 @@ impl Run {
         self
     }
 
+    /// One more feed that polls a server of its own.
+    pub fn poll(mut self, name: &str, server: Server) -> Run {
+        self.feeds.push(format!("{name}={}", server.http_url("/depth?limit=5")));
+        self.servers.push(server);
+        self
+    }
+
+    /// The feed [`FEED`] polls a server that follows the scripts; its certificate is trusted.
+    pub fn serve_polls(scheme: Scheme, scripts: impl Into<Vec<Script>>) -> Run {
+        let run = Run::new().poll(FEED, Server::start(scheme, scripts));
+        if scheme == Scheme::Wss { run.trusting("ca.pem") } else { run }
+    }
+
+    /// A server that is no feed's own.
+    pub fn beside(mut self, server: Server) -> Run {
+        self.servers.push(server);
+        self
+    }
+
     /// A feed as typed.
     pub fn typed_feed(mut self, feed: &str) -> Run {
         self.feeds.push(feed.to_string());
@@ -150,6 +169,13 @@ impl Run {
         self.servers.clear();
         self.feeds.clear();
         self.feed(FEED, Server::start(scheme, scripts))
+    }
+
+    /// The same for a feed that polls.
+    pub fn poll_again(mut self, scheme: Scheme, scripts: impl Into<Vec<Script>>) -> Run {
+        self.servers.clear();
+        self.feeds.clear();
+        self.poll(FEED, Server::start(scheme, scripts))
     }
 
     /// Options without blanks in them, in one string.

@@ -52,7 +52,7 @@ pub struct Answer {
 pub enum Step {
     /// Reads the upgrade request and answers 101.
     Upgrade(Answer),
-    /// Reads the upgrade request and answers with these bytes.
+    /// Reads a request, for an upgrade or not, and answers with these bytes.
     AnswerWith(Bytes),
     /// Does the TLS handshake and wants it to fail.
     ExpectTlsFailure,
@@ -137,6 +137,11 @@ impl Script {
         self.answer(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n"))
     }
 
+    /// An HTTP answer with a body, after which the connection is closed.
+    pub fn respond(self, status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Script {
+        self.answer(http_answer(status, headers, body.as_ref()))
+    }
+
     pub fn expect_tls_failure(self) -> Script {
         self.step(Step::ExpectTlsFailure)
     }
@@ -214,6 +219,16 @@ impl Script {
     pub fn wait_for(self, name: &str) -> Script {
         self.step(Step::WaitFor(name.to_string()))
     }
+}
+
+/// An HTTP answer with a body of known length; it says that the connection is closed after it.
+pub fn http_answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// A ping frame, to stand between others.

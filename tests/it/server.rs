@@ -109,6 +109,12 @@ impl Server {
         format!("{scheme}://{}{path}", self.address)
     }
 
+    /// `http://127.0.0.1:PORT/path` or https.
+    pub fn http_url(&self, path: &str) -> String {
+        let scheme = if self.scheme == Scheme::Ws { "http" } else { "https" };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }

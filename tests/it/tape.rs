@@ -107,6 +107,7 @@ fn outline_event(event: &Value) -> String {
         "sent" | "subscribed" | "refused" => &["conn", "text"],
         "disconnected" => &["conn", "code"],
         "gap" => &["reason"],
+        "http" => &["status"],
         _ => &[],
     };
     let mut text = name.to_string();

@@ -123,9 +123,11 @@ fn record(args: &DemoArgs, folder: &Path) -> anyhow::Result<Outcome> {
     say(&format!("  {}\n", typed.join(" ")));
 
     let recorder = Recorder::start(recorder_options(&words)?)?;
-    let feeds = recorder.views().to_vec();
+    let feeds = recorder.views().clone();
     let mut progress = Progress::start(args.duration);
-    let ended = recorder.run(progress.look_every(), &mut |feeds| progress.look(feeds));
+    let ended =
+        recorder.run(progress.look_every(), &mut |feeds| progress.look(feeds), &mut || None);
+    let feeds = feeds.all();
     progress.finish(&feeds);
     say(&closing_report(&feeds));
     let ended = ended?;
@@ -210,7 +212,7 @@ mod tests {
         let options = recorder_options(&words).unwrap();
         assert_eq!(options.out, Path::new("some folder"));
         assert_eq!(options.duration, Some(args.duration));
-        let names: Vec<&str> = options.feeds.iter().map(|feed| feed.name.as_str()).collect();
+        let names: Vec<&str> = options.feeds.iter().map(|feed| feed.name().as_str()).collect();
         assert_eq!(names, FEEDS);
     }
 

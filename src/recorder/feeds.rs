@@ -1,0 +1,371 @@
+//! The recorder's feeds: which are wanted, which run, and what becomes of one that ends.
+//!
+//! Owns a slot for every feed that there was in this run. A feed keeps its slot, its number and its
+//! way to the tape while others come and go, and gets them back when it comes again, so that its
+//! tape goes on without looking at the disk. A feed whose thread failed is started again, with
+//! backoff; the others don't notice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use crossbeam_channel::Sender;
+
+use super::Event;
+use crate::backoff::Backoff;
+use crate::block::{FeedId, Parcel, Pool, Tape};
+use crate::feed::lines::{Lines, Rotation};
+use crate::feed::listen::{Ear, Listener};
+use crate::feed::transport::Network;
+use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task};
+use crate::recovery;
+use crate::report::{FeedView, Views};
+use crate::stats::RecorderStats;
+use crate::storage::Storage;
+use crate::tape::event::GapReason;
+
+/// Waits before a feed whose thread failed is started again.
+const RESTART_MIN: Duration = Duration::from_secs(1);
+/// See [`RESTART_MIN`].
+const RESTART_MAX: Duration = Duration::from_secs(60);
+
+/// What feeds are made with.
+pub(super) struct Workshop {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) parcels: Sender<Parcel>,
+    pub(super) network: Arc<Network>,
+    pub(super) stats: Arc<RecorderStats>,
+    pub(super) rotation: Rotation,
+    pub(super) events: Sender<Event>,
+    /// No more feeds than this: channels and pool were made for so many.
+    pub(super) feeds_max: usize,
+}
+
+/// All feeds of this run.
+pub(super) struct Feeds {
+    shop: Workshop,
+    views: Views,
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    view: FeedView,
+    /// None: it was removed.
+    wanted: Option<FeedPlan>,
+    state: State,
+    /// Where a poll hears.
+    listener: Option<Listener>,
+    restarts: Backoff,
+}
+
+enum State {
+    Running {
+        feed: Feed,
+        /// As it runs: may be another one than is wanted, until it has ended.
+        plan: Box<FeedPlan>,
+    },
+    /// It ended in order.
+    Ended { lines: Box<Lines>, end: FeedEnd },
+    /// Its thread failed.
+    Failed { restart_at: Instant },
+}
+
+/// What a change of options did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) added: usize,
+    pub(super) removed: usize,
+    pub(super) changed: usize,
+    pub(super) unchanged: usize,
+}
+
+impl Feeds {
+    /// Starts the first feeds, whose tapes the writer knows already.
+    ///
+    /// # Errors
+    /// No threads or descriptors to be had.
+    pub(super) fn start(
+        shop: Workshop,
+        views: Views,
+        plans: Vec<FeedPlan>,
+        starts: &[recovery::Start],
+    ) -> anyhow::Result<Feeds> {
+        let mut feeds = Feeds { shop, views, slots: Vec::new() };
+        for ((plan, start), view) in plans.into_iter().zip(starts).zip(feeds.views.all()) {
+            feeds.add_slot(plan, view, start);
+        }
+        for id in 0..feeds.slots.len() {
+            feeds.run(id)?;
+        }
+        feeds.introduce();
+        Ok(feeds)
+    }
+
+    fn add_slot(&mut self, plan: FeedPlan, view: FeedView, start: &recovery::Start) {
+        let lines = self.lines(self.slots.len(), &view, start.last_ts);
+        let state = State::Ended { lines: Box::new(lines), end: FeedEnd::Stopped };
+        let restarts = Backoff::new(RESTART_MIN, RESTART_MAX, fastrand::u64(..));
+        self.slots.push(Slot { view, wanted: Some(plan), state, listener: None, restarts });
+    }
+
+    fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Lines {
+        let Workshop { pool, parcels, stats, rotation, .. } = &self.shop;
+        let (pool, parcels) = (pool.clone(), parcels.clone());
+        Lines::new(id, pool, parcels, view.stats.clone(), stats.clone(), *rotation, last_ts)
+    }
+
+    /// Starts the thread of a wanted feed that has none.
+    fn run(&mut self, id: FeedId) -> anyhow::Result<()> {
+        let Some(plan) = self.slots[id].wanted.clone() else { return Ok(()) };
+        let name = plan.name().clone();
+        let mut lines = match std::mem::replace(
+            &mut self.slots[id].state,
+            State::Failed { restart_at: Instant::now() },
+        ) {
+            State::Ended { lines, .. } => *lines,
+            State::Failed { .. } => {
+                let mut lines = self.lines(id, &self.slots[id].view, None);
+                lines.hole_begins(GapReason::Panic);
+                lines
+            }
+            running @ State::Running { .. } => {
+                self.slots[id].state = running;
+                return Ok(());
+            }
+        };
+        lines.set_listeners(self.listeners_of(id));
+        lines.set_url(plan.url().to_string());
+        let task = match &plan {
+            FeedPlan::Stream(options) => Task::Stream(options.clone()),
+            FeedPlan::Poll(options) => {
+                let wanted = options.on.as_ref().map_or(&[][..], |(_, wanted)| wanted);
+                let (listener, ear) = Ear::new(wanted).context("can't make a wake-up")?;
+                self.slots[id].listener = Some(listener);
+                Task::Poll(options.clone(), ear)
+            }
+        };
+        let events = self.shop.events.clone();
+        let on_end = move |end| {
+            // The main thread takes events until all feeds have ended.
+            let _ = events.send(Event::FeedEnded(id, end));
+        };
+        let slot = &mut self.slots[id];
+        let feed =
+            Feed::start(task, self.shop.network.clone(), lines, slot.view.stats.clone(), on_end)
+                .with_context(|| format!("can't start the feed {name}"))?;
+        slot.state = State::Running { feed, plan: Box::new(plan) };
+        Ok(())
+    }
+
+    /// Those that listen to the feed.
+    fn listeners_of(&self, id: FeedId) -> Vec<Listener> {
+        let name = &self.slots[id].view.name;
+        let hears = |slot: &&Slot| match &slot.wanted {
+            Some(FeedPlan::Poll(poll)) => poll.on.as_ref().is_some_and(|(heard, _)| heard == name),
+            Some(FeedPlan::Stream(_)) | None => false,
+        };
+        self.slots.iter().filter(hears).filter_map(|slot| slot.listener.clone()).collect()
+    }
+
+    /// Tells all feeds who listens to them.
+    fn introduce(&self) {
+        for (id, slot) in self.slots.iter().enumerate() {
+            if let State::Running { feed, .. } = &slot.state {
+                feed.tell(Command::Listeners(self.listeners_of(id)));
+            }
+        }
+    }
+
+    /// Makes these the wanted feeds. One that stays as it is does not notice.
+    ///
+    /// # Errors
+    /// Too many feeds, or the disk can't be read: then nothing has changed.
+    pub(super) fn change(&mut self, plans: Vec<FeedPlan>) -> anyhow::Result<Changes> {
+        let is_new = |plan: &&FeedPlan| self.find(plan).is_none();
+        let new = plans.iter().filter(is_new).count();
+        ensure!(
+            self.slots.len() + new <= self.shop.feeds_max,
+            "{new} new feeds are too many: memory is reserved for {} at the start, and there were \
+             {} in this run; restart to record them",
+            self.shop.feeds_max,
+            self.slots.len()
+        );
+        let mut starts = Vec::new();
+        for plan in plans.iter().filter(is_new) {
+            let start = recovery::prepare(&*self.shop.storage, plan.name());
+            starts.push(start.map_err(anyhow::Error::msg)?);
+        }
+        let mut changes = Changes::default();
+        let names: Vec<_> = plans.iter().map(|plan| plan.name().clone()).collect();
+        for id in 0..self.slots.len() {
+            if self.slots[id].wanted.is_some() && !names.contains(&self.slots[id].view.name) {
+                changes.removed += 1;
+                self.slots[id].wanted = None;
+                self.tell(id, Command::stop());
+            }
+        }
+        let mut starts = starts.into_iter();
+        for plan in plans {
+            match self.find(&plan) {
+                Some(id) => self.want(id, plan, &mut changes),
+                None => {
+                    let start = starts.next().expect("one was made for each");
+                    changes.added += 1;
+                    self.add(plan, &start);
+                }
+            }
+        }
+        self.introduce();
+        Ok(changes)
+    }
+
+    fn find(&self, plan: &FeedPlan) -> Option<FeedId> {
+        self.slots.iter().position(|slot| slot.view.name == *plan.name())
+    }
+
+    fn tell(&self, id: FeedId, command: Command) {
+        if let State::Running { feed, .. } = &self.slots[id].state {
+            feed.tell(command);
+        }
+    }
+
+    /// A feed that has a slot gets a plan, which may be the one it has.
+    fn want(&mut self, id: FeedId, plan: FeedPlan, changes: &mut Changes) {
+        let slot = &mut self.slots[id];
+        let before = slot.wanted.replace(plan.clone());
+        match &before {
+            None => changes.added += 1,
+            Some(before) if *before == plan => changes.unchanged += 1,
+            Some(_) => changes.changed += 1,
+        }
+        match &mut slot.state {
+            State::Running { feed, plan: running } => match (&**running, &plan) {
+                // Told to stop before: it runs again once it has ended.
+                _ if before.is_none() => {}
+                (running, wanted) if running == wanted => {}
+                (FeedPlan::Stream(_), FeedPlan::Stream(options)) => {
+                    feed.tell(Command::Options(options.clone()));
+                    **running = plan;
+                }
+                (FeedPlan::Stream(_) | FeedPlan::Poll(_), _) => feed.tell(Command::stop()),
+            },
+            // What ended because it was complete stays so while nothing changes.
+            State::Ended { end: FeedEnd::Complete, .. } if before.as_ref() == Some(&plan) => {}
+            State::Ended { .. } | State::Failed { .. } => self.run_or_retry(id),
+        }
+    }
+
+    fn add(&mut self, plan: FeedPlan, start: &recovery::Start) {
+        let view = FeedView { name: plan.name().clone(), stats: Arc::default() };
+        let tape = Tape {
+            name: view.name.clone(),
+            url: plan.url().to_string(),
+            next_number: start.next_number,
+            next_index: start.next_index,
+            stats: view.stats.clone(),
+        };
+        self.shop.pool.add_feed();
+        if self.shop.parcels.send(Parcel::Tape(Box::new(tape))).is_err() {
+            // The recorder ends with an error because of it.
+            log::error!("{}: the writer has ended: the feed can't be recorded", view.name);
+        }
+        self.views.push(view.clone());
+        log::info!("{}: {}", view.name, plan.url());
+        self.add_slot(plan, view, start);
+        self.run_or_retry(self.slots.len() - 1);
+    }
+
+    fn run_or_retry(&mut self, id: FeedId) {
+        if let Err(error) = self.run(id) {
+            let slot = &mut self.slots[id];
+            let wait = slot.restarts.next_wait(Duration::ZERO);
+            log::error!("{error:#}; tried again in {} s", wait.as_secs());
+            slot.state = State::Failed { restart_at: Instant::now() + wait };
+        }
+    }
+
+    /// A feed's thread has ended.
+    pub(super) fn ended(&mut self, id: FeedId, end: FeedEnd) {
+        let slot = &mut self.slots[id];
+        let failed = State::Failed { restart_at: Instant::now() };
+        let State::Running { feed, plan } = std::mem::replace(&mut slot.state, failed) else {
+            unreachable!("only a thread that runs can end");
+        };
+        let name = &slot.view.name;
+        match feed.join() {
+            Some(lines) => {
+                slot.state = State::Ended { lines: Box::new(lines), end };
+                slot.restarts.reset();
+            }
+            None => {
+                let wait = slot.restarts.next_wait(Duration::ZERO);
+                log::error!("{name}: its thread failed; started again in {} ms", wait.as_millis());
+                slot.view.stats.live.set(0);
+                slot.state = State::Failed { restart_at: Instant::now() + wait };
+                return;
+            }
+        }
+        if end == FeedEnd::Refused {
+            log::error!("{name}: ended: the venue refused it; change its options and reload");
+        }
+        let is_other = slot.wanted.as_ref().is_some_and(|wanted| *wanted != *plan);
+        if is_other || (end == FeedEnd::Stopped && slot.wanted.is_some()) {
+            self.run_or_retry(id);
+            self.introduce();
+        }
+    }
+
+    /// Starts feeds again whose time has come.
+    pub(super) fn restart_failed(&mut self, now: Instant) {
+        for id in 0..self.slots.len() {
+            let is_due = match &self.slots[id].state {
+                State::Failed { restart_at } => now >= *restart_at,
+                State::Running { .. } | State::Ended { .. } => false,
+            };
+            if is_due && self.slots[id].wanted.is_some() {
+                self.run_or_retry(id);
+                self.introduce();
+            }
+        }
+    }
+
+    /// Tells all that run.
+    pub(super) fn tell_all(&self, command: &Command) {
+        for id in 0..self.slots.len() {
+            self.tell(id, command.clone());
+        }
+    }
+
+    /// Nothing is wanted any more; all are told to stop.
+    pub(super) fn stop(&mut self) {
+        for slot in &mut self.slots {
+            slot.wanted = None;
+        }
+        self.tell_all(&Command::stop());
+    }
+
+    /// Feeds whose threads run.
+    pub(super) fn running(&self) -> usize {
+        let runs = |slot: &&Slot| matches!(slot.state, State::Running { .. });
+        self.slots.iter().filter(runs).count()
+    }
+
+    /// Feeds that are wanted.
+    pub(super) fn wanted(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.wanted.is_some()).count()
+    }
+
+    /// Whether every wanted feed has ended for good; then also how many of them were refused.
+    pub(super) fn all_complete(&self) -> Option<usize> {
+        let mut refused = 0;
+        for slot in self.slots.iter().filter(|slot| slot.wanted.is_some()) {
+            match &slot.state {
+                State::Ended { end: FeedEnd::Complete, .. } => {}
+                State::Ended { end: FeedEnd::Refused, .. } => refused += 1,
+                State::Ended { .. } | State::Running { .. } | State::Failed { .. } => return None,
+            }
+        }
+        Some(refused)
+    }
+}

@@ -1,0 +1,52 @@
+//! Signals as events of the main thread.
+//!
+//! Owns the thread that waits for them, and what a second one means while the recorder ends.
+
+use std::thread::{self, JoinHandle};
+
+use anyhow::Context;
+use crossbeam_channel::Sender;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use super::Event;
+
+/// Turns signals into events, on a thread of its own.
+pub(super) struct SignalThread {
+    handle: signal_hook::iterator::Handle,
+    thread: JoinHandle<()>,
+}
+
+impl SignalThread {
+    pub(super) fn start(events: Sender<Event>) -> anyhow::Result<SignalThread> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+            .context("can't install signal handlers")?;
+        let handle = signals.handle();
+        let thread = thread::Builder::new()
+            .name("signals".to_string())
+            .stack_size(64 << 10)
+            .spawn(move || {
+                for signal in signals.forever() {
+                    // Full: the main thread has enough signals to look at.
+                    let _ = events.try_send(Event::Signal(signal));
+                }
+            })
+            .context("can't start the signal thread")?;
+        Ok(SignalThread { handle, thread })
+    }
+
+    pub(super) fn end(self) {
+        self.handle.close();
+        if self.thread.join().is_err() {
+            log::warn!("the signal thread panicked");
+        }
+    }
+}
+
+/// A second order to end does not wait for anything.
+pub(super) fn end_at_once_if_asked_twice(event: Event) {
+    if let Event::Signal(SIGTERM | SIGINT) = event {
+        log::error!("asked a second time: ending at once; the next start recovers the rest");
+        std::process::exit(1);
+    }
+}
