@@ -23,6 +23,8 @@ mod ending;
 mod exact;
 mod hard;
 mod protocol;
+mod proxy;
+mod redirect;
 mod rotation;
 mod selftest;
 mod simulate;

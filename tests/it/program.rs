@@ -139,6 +139,12 @@ impl Run {
         self
     }
 
+    /// A server that no feed names: a proxy, or where redirects lead.
+    pub fn beside(mut self, server: Server) -> Run {
+        self.servers.push(server);
+        self
+    }
+
     /// A feed as typed.
     pub fn typed_feed(mut self, feed: &str) -> Run {
         self.feeds.push(feed.to_string());
