@@ -177,13 +177,14 @@ fn http_proxies_that_refuse() {
         let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(20_000));
         check_refused(scheme, "http://PROXY", asked().send_bare(endless).stall_bare(), "too long");
     });
-    let wrong = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
-    let first = script().expect_bare(connect(&basic("me:no"))).send_bare(wrong);
-    let second = script().expect_bare(connect(&basic("me:no"))).send_bare(ESTABLISHED);
-    let (run, proxy) = run(Scheme::Ws, [first, then_serve(second)]);
-    let run = run.option("--proxy", &format!("http://me:no@{proxy}")).finish(0);
-    let reason = run.tape().events("disconnected")[0]["reason"].as_str().unwrap().to_string();
-    assert!(reason.contains("does not accept the user and password"), "{reason}");
+    for wrong in ["407 Proxy Authentication Required", "401 Unauthorized"] {
+        let asked = || script().expect_bare(connect(&basic("me:no")));
+        let first = asked().send_bare(format!("HTTP/1.1 {wrong}\r\n\r\n"));
+        let (run, proxy) = run(Scheme::Ws, [first, then_serve(asked().send_bare(ESTABLISHED))]);
+        let run = run.option("--proxy", &format!("http://me:no@{proxy}")).finish(0);
+        let reason = run.tape().events("disconnected")[0]["reason"].as_str().unwrap().to_string();
+        assert!(reason.contains("does not accept the user and password"), "{reason}");
+    }
 }
 
 #[test]
