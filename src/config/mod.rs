@@ -151,9 +151,10 @@ pub struct RecordArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Feeds")]
     pub max_message: String,
 
-    /// Connect through this proxy: http://[USER:PASSWORD@]HOST:PORT, or the same with socks5://.
-    /// It looks the venue's name up. `none` is to connect directly. [default: what the environment
-    /// says in https_proxy (for wss), http_proxy (for ws), all_proxy and no_proxy]
+    /// Connect through this proxy: http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@
+    /// before the host where it wants them. It looks the venue's name up. `none` is to connect
+    /// directly. [default: what the environment says in https_proxy (for wss), http_proxy (for
+    /// ws), all_proxy and no_proxy]
     #[arg(long, value_name = "URL", help_heading = "Feeds")]
     pub proxy: Option<String>,
 
