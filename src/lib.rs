@@ -47,7 +47,7 @@
 //! | | | while the disk takes nothing | the order to give up, or the next attempt in 2 s |
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt |
-//! | four for names | [`resolver`] | a bounded queue | names to look up |
+//! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
 //! | main | [`recorder`] | its channel | a signal, the end of a feed; at least every second it looks whether all threads live |
@@ -74,9 +74,10 @@
 //! - [`tape`]: the format. `line` and `event` write it, `name` says where it stands, `reader` reads
 //!   it. The recorder and the tools share nothing else.
 //! - [`feed::session`]: all decisions of a connection's life, as a pure machine: no socket, no
-//!   clock. `feed/run.rs` does what it decides; [`feed::transport`] connects, [`feed::upgrade`]
-//!   asks for the WebSocket and [`feed::connection`] speaks it, [`feed::socket`] knows the stamps,
-//!   [`feed::tls`] the certificates.
+//!   clock. `feed/run.rs` does what it decides; [`feed::transport`] connects, through a
+//!   [`feed::proxy`] where there is one (`feed/tunnel.rs` speaks to it), [`feed::upgrade`] asks for
+//!   the WebSocket and follows redirects, [`feed::connection`] speaks it, [`feed::socket`] knows
+//!   the stamps, [`feed::tls`] the certificates.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which

@@ -1,7 +1,7 @@
 //! Which proxy a connection goes through, if any.
 //!
 //! Owns the URL of a proxy, the hosts that are reached without one, and the choice between them.
-//! What is spoken to a proxy is [`super::tunnel`]'s; nobody reads the environment here.
+//! What is spoken to a proxy is `tunnel.rs`'s; nobody reads the environment here.
 
 use std::fmt;
 use std::net::IpAddr;

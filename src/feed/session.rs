@@ -24,8 +24,8 @@ use crate::clock::Mono;
 /// The close handshake may take so long; then the socket is dropped.
 pub const CLOSING_MAX: Duration = Duration::from_secs(1);
 
-/// As [`Input::ConnectFailed`]'s `retry_after`: the server wants us to stay away and doesn't say for
-/// how long. That is the longest wait, `--backoff-max`.
+/// As [`Input::ConnectFailed`]'s `retry_after`: the server wants us to stay away and doesn't say
+/// for how long. That is the longest wait, `--backoff-max`.
 pub const STAY_AWAY: Duration = Duration::MAX;
 
 /// A connection that lived so long (or `--backoff-max`, where that is less) resets the backoff.

@@ -1,7 +1,7 @@
 //! Getting through to a server: lookup, TCP, proxy and TLS, against one deadline.
 //!
 //! Owns the steps and what their failures are called. The socket never blocks; each step that
-//! would waits in [`super::wait`]. What is spoken to a proxy is [`super::tunnel`]'s, to a server
+//! would waits in [`super::wait`]. What is spoken to a proxy is `tunnel.rs`'s, to a server
 //! [`super::upgrade`]'s and [`super::connection`]'s.
 
 use std::io::{self, Read, Write};

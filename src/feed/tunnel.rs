@@ -64,7 +64,8 @@ impl Dialogue<'_, '_> {
         let answer = line.split_once(' ').map_or("", |(_, answer)| answer.trim());
         match answer.get(..3).and_then(|code| code.parse::<u16>().ok()) {
             Some(200..=299) => Ok(()),
-            Some(407) if self.proxy.credentials.is_some() => Err(self.failed(format_args!(
+            // tinyproxy answers 401 to a wrong password.
+            Some(401 | 407) if self.proxy.credentials.is_some() => Err(self.failed(format_args!(
                 "does not accept the user and password of its URL: it answered {answer}"
             ))),
             Some(407) => Err(self.failed(format_args!(

@@ -1,8 +1,8 @@
 //! The WebSocket upgrade: the request, what the server may answer, and redirects.
 //!
-//! Owns what is asked for and what an answer means. Where a redirect leads is
-//! [`super::redirect`]'s; the stream below is [`super::transport`]'s;
-//! what is sent and read afterwards is [`super::connection`]'s.
+//! Owns what is asked for and what an answer means. Where a redirect leads is `redirect.rs`'s; the
+//! stream below is [`super::transport`]'s; what is sent and read afterwards is
+//! [`super::connection`]'s.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,6 +140,12 @@ impl Connection {
                 Ok(()) => Err("the TLS handshake succeeded".to_string()),
                 Err(_) => Ok(()),
             },
+            Step::ExpectBare(bytes) => self.expect_bare(bytes.as_slice()),
+            Step::SendBare(bytes) => {
+                let timed = self.timed().ok_or("the connection is gone")?;
+                timed.write_all(bytes.as_slice()).map_err(|e| e.to_string())
+            }
+            Step::ExpectPeer(address) => self.expect_peer(*address),
             Step::Send(bytes) => self.send(bytes.as_slice()),
             Step::SendSlowly(bytes) => self.send_slowly(bytes.as_slice(), 1),
             Step::PingPong(payload) => self.ping_pong(payload.as_slice()),
@@ -205,6 +211,23 @@ impl Connection {
             Stream::Gone => Err(io::ErrorKind::NotConnected.into()),
         };
         result.map_err(|e| format!("sending {} bytes: {e}", bytes.len()))
+    }
+
+    fn expect_bare(&mut self, expected: &[u8]) -> Result<(), String> {
+        let timed = self.timed().ok_or("the connection is gone")?;
+        let mut got = Vec::new();
+        let result = timed.take(expected.len() as u64).read_to_end(&mut got);
+        if got == expected {
+            return Ok(());
+        }
+        let end = result.err().map_or(String::new(), |e| format!(", then {e}"));
+        Err(format!("got '{}'{end}", got.escape_ascii()))
+    }
+
+    fn expect_peer(&mut self, expected: IpAddr) -> Result<(), String> {
+        let timed = self.timed().ok_or("the connection is gone")?;
+        let peer = timed.socket.peer_addr().map_err(|e| e.to_string())?.ip();
+        if peer == expected { Ok(()) } else { Err(format!("it comes from {peer}")) }
     }
 
     fn send_slowly(&mut self, bytes: &[u8], at_once: usize) -> Result<(), String> {

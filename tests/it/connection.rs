@@ -1,10 +1,11 @@
 //! Connections that end or never begin: the feed comes back for ever, and the tape says why each
 //! one ended.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn};
 
 use super::program::{FEED, Run, on_both};
 use super::script::{Answer, Script, accept, script};
@@ -65,8 +66,6 @@ fn refused_upgrades() {
     for status in ["503 Service Unavailable", "404 Not Found", "200 OK", "401 Unauthorized"] {
         check(status, &script().refuse(status, &[]), None, &[&status[..3]]);
     }
-    let moved = script().refuse("301 Moved Permanently", &["Location: ws://127.0.0.1:1/"]);
-    check("redirect", &moved, None, &["301"]);
 }
 
 /// A server that says when to come back is not asked before.
@@ -82,6 +81,74 @@ fn retry_after_is_a_lower_bound() {
         let waited = at("connecting", 1) - at("disconnected", 0);
         assert!(waited >= 999_000_000, "waited {waited} ns");
     });
+}
+
+/// Who asks too often and is not told when to come back waits as long as it ever does; who is told
+/// comes back then.
+#[test]
+fn a_server_that_is_asked_too_often_is_left_alone() {
+    for (status, headers, waits_ms) in [
+        ("429 Too Many Requests", &[][..], 400..10_000),
+        ("418 I'm a teapot", &[], 400..10_000),
+        ("429 Too Many Requests", &["Retry-After: 0"], 0..300),
+        ("503 Service Unavailable", &[], 0..300),
+    ] {
+        let busy = script().refuse(status, headers);
+        let run = Run::serve(Scheme::Ws, [busy, accept().text("x").expect_bye()])
+            .args("--max-messages 1 --backoff-max 400ms")
+            .finish(0);
+        let tape = run.tape();
+        let at = |event: &str, n: usize| tape.events(event)[n]["at"].as_u64().unwrap();
+        let waited = (at("connecting", 1) - at("disconnected", 0)) / 1_000_000;
+        assert!(waits_ms.contains(&waited), "{status} {headers:?}: waited {waited} ms");
+        let said = run.stderr();
+        assert!(said.contains(&format!("answered {status}")), "{said}");
+        assert!(said.contains("; next attempt in "), "{said}");
+    }
+}
+
+/// A listener whose queue is full answers nobody.
+#[test]
+fn an_address_that_does_not_answer() {
+    let listener =
+        socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    socket::bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &any).unwrap();
+    socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let bound: SockaddrIn =
+        socket::getsockname(std::os::fd::AsRawFd::as_raw_fd(&listener)).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port()));
+    let short = Duration::from_millis(200);
+    let mut queued = Vec::new();
+    while let Ok(socket) = TcpStream::connect_timeout(&address, short) {
+        queued.push(socket);
+        assert!(queued.len() < 16, "the queue has no end");
+    }
+    check_attempts(&format!("ws://{address}/"), &["timeout: connect (1s)"]);
+}
+
+#[test]
+fn local_addresses() {
+    let from = |address: &str| accept().expect_peer(address).text("x").expect_bye();
+    for (options, address) in
+        [("--bind 127.0.0.2", "127.0.0.2"), ("--bind 127.0.0.1 --family ipv4", "127.0.0.1")]
+    {
+        Run::serve(Scheme::Ws, [from(address)]).args(options).args("--max-messages 1").finish(0);
+    }
+    for (options, words) in [
+        ("--bind 192.0.2.1", "can't connect from 192.0.2.1"),
+        ("--bind ::1", "--bind ::1 needs an ipv6 address, and there is only 127.0.0.1"),
+        ("--family ipv6", "--family ipv6 needs an ipv6 address, and there is only 127.0.0.1"),
+    ] {
+        let run = Run::new().typed_feed(&format!("{FEED}=ws://127.0.0.1:9/")).args(options);
+        let run = run.start();
+        run.on_tape("\"event\":\"disconnected\"");
+        run.signal(Signal::SIGTERM);
+        let run = run.finish(0);
+        let tape = run.tape();
+        let reason = tape.events("disconnected")[0]["reason"].as_str().unwrap().to_lowercase();
+        assert!(reason.contains(words), "{options}: {reason}");
+    }
 }
 
 #[test]

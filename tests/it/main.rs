@@ -24,6 +24,8 @@ mod exact;
 mod hard;
 mod poll;
 mod protocol;
+mod proxy;
+mod redirect;
 mod rotation;
 mod selftest;
 mod simulate;

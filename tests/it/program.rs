@@ -152,7 +152,7 @@ impl Run {
         if scheme == Scheme::Wss { run.trusting("ca.pem") } else { run }
     }
 
-    /// A server that is no feed's own.
+    /// A server that no feed names: a proxy, or where redirects lead.
     pub fn beside(mut self, server: Server) -> Run {
         self.servers.push(server);
         self

@@ -4,6 +4,7 @@
 //! payloads are shown by their start and length.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::wire::{self, FIN, Message, PING};
@@ -56,6 +57,12 @@ pub enum Step {
     AnswerWith(Bytes),
     /// Does the TLS handshake and wants it to fail.
     ExpectTlsFailure,
+    /// Wants these bytes before TLS begins, if there is any: what is spoken to a proxy.
+    ExpectBare(Bytes),
+    /// Sends bytes before TLS begins.
+    SendBare(Bytes),
+    /// Wants the connection to come from this address.
+    ExpectPeer(IpAddr),
     /// Sends bytes in one write.
     Send(Bytes),
     /// Sends bytes one by one.
@@ -140,6 +147,18 @@ impl Script {
     /// An HTTP answer with a body, after which the connection is closed.
     pub fn respond(self, status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Script {
         self.answer(http_answer(status, headers, body.as_ref()))
+    }
+
+    pub fn expect_bare(self, bytes: impl Into<Vec<u8>>) -> Script {
+        self.step(Step::ExpectBare(bytes.into().into()))
+    }
+
+    pub fn send_bare(self, bytes: impl Into<Vec<u8>>) -> Script {
+        self.step(Step::SendBare(bytes.into().into()))
+    }
+
+    pub fn expect_peer(self, address: &str) -> Script {
+        self.step(Step::ExpectPeer(address.parse().unwrap()))
     }
 
     pub fn expect_tls_failure(self) -> Script {
