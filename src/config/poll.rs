@@ -1,7 +1,7 @@
 //! Options of feeds that are polled: what was typed, checked.
 //!
-//! Owns their defaults, bounds and contradictions. What they have in common with all feeds (headers,
-//! certificates, backoff, limits) is checked in [`super`], once.
+//! Owns their defaults, bounds and contradictions. What they have in common with all feeds
+//! (headers, certificates, backoff, limits) is checked in [`super`], once.
 
 use std::collections::HashSet;
 use std::time::Duration;
