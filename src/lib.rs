@@ -9,7 +9,7 @@
 //! ```text
 //!  venue == ws ==> feed thread --+
 //!  venue == wss => feed thread --+-- blocks --> writer thread ------> feed=F/date=D/*.tape.open
-//!  venue == ws ==> feed thread --+                 |   |
+//!  venue = http => poll thread --+                 |   |
 //!                     ^  ^                         |   +-- opened, written, finished
 //!          answers    |  |      empty blocks       |   v
 //!    resolver threads-+  +---------- pool <--------+  syncer thread --> fdatasync, *.tape, .next
@@ -43,6 +43,7 @@
 //! |---|---|---|---|
 //! | one per feed | [`feed`], `feed/run.rs` | `ppoll`, [`feed::wait`] | its socket, its wake-up, the session's next deadline |
 //! | | | [`block::Pool::take`], the second place | a free block, in slices of 50 ms |
+//! | one per feed that is polled | [`feed::poll`] | the same two places | its wake-up and the next poll; during a poll its socket too |
 //! | `writer` | [`writer`] | the channel of blocks | blocks; every 500 ms it looks at idle segments and free space |
 //! | | | while the disk takes nothing | the order to give up, or the next attempt in 2 s |
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
@@ -78,6 +79,9 @@
 //!   [`feed::proxy`] where there is one (`feed/tunnel.rs` speaks to it), [`feed::upgrade`] asks for
 //!   the WebSocket and follows redirects, [`feed::connection`] speaks it, [`feed::socket`] knows
 //!   the stamps, [`feed::tls`] the certificates.
+//! - [`feed::poll`]: feeds that are polled by HTTP. `schedule` decides when, as a pure machine,
+//!   `client` speaks to the server, `budget` is what all polls of a host share; [`feed::listen`] is
+//!   how they hear of another feed's connections and gaps.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which

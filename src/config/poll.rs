@@ -1,7 +1,7 @@
 //! Options of feeds that are polled: what was typed, checked.
 //!
-//! Owns their defaults, bounds and contradictions. What they have in common with all feeds (headers,
-//! certificates, backoff, limits) is checked in [`super`], once.
+//! Owns their defaults, bounds and contradictions. What they have in common with all feeds
+//! (headers, certificates, backoff, limits) is checked in [`super`], once.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,8 +25,8 @@ const BODY_BYTES_MAX: usize = 256 << 10;
 /// Options of feeds that are polled, as typed.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct PollArgs {
-    /// Poll at multiples of this time on the clock, and once at the start: with 1m when each
-    /// minute begins. [100ms..24h]
+    /// Poll at multiples of this time on the clock: with 1m when each minute begins. And once at
+    /// the start, or when the feed of --on-feed is connected. [100ms..24h]
     #[arg(long, value_name = "SPAN", help_heading = "Polling (http and https)")]
     pub every: Option<String>,
 

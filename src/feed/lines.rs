@@ -840,6 +840,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_message_is_a_gap_of_its_own_and_is_told() {
+        let mut rig = rig(8, 1 << 20, Some(77));
+        let (listener, ear) = super::super::listen::Ear::new(&[Trigger::Gap]).unwrap();
+        rig.lines.set_listeners(vec![listener]);
+        rig.lines.message_is_lost(GapReason::Oversized, Some(9));
+        rig.lines.message_is_lost(GapReason::Oversized, None);
+        let reasons: Vec<_> =
+            rig.sent().iter().map(|line| line[19..].chars().skip(25).collect::<String>()).collect();
+        assert_eq!(reasons.len(), 3, "{reasons:?}");
+        assert!(reasons[0].contains("resta") && reasons[2].contains("overs"), "{reasons:?}");
+        let figures = rig.stats.gaps.figures();
+        let figures: Vec<_> = figures.iter().map(|f| (f.reason, f.messages, f.bytes)).collect();
+        assert_eq!(figures, [(GapReason::Restart, 0, 0), (GapReason::Oversized, 2, 9)]);
+        assert_eq!(ear.take(), Some(Trigger::Gap));
+    }
+
+    #[test]
     fn rotate_closes_once_and_the_next_line_opens() {
         let mut rig = rig(8, 1 << 20, None);
         rig.lines.rotate();

@@ -1,7 +1,7 @@
 //! The address of a feed.
 //!
-//! Owns taking a URL apart (`ws://` and `wss://`; `http://` and `https://` of feeds that are polled)
-//! and showing it without its secrets.
+//! Owns taking a URL apart (`ws://` and `wss://`; `http://` and `https://` of feeds that are
+//! polled) and showing it without its secrets.
 
 use std::fmt;
 
@@ -59,8 +59,8 @@ impl FeedUrl {
         let shown = hide_password(&text.shown);
         let wrong = |what: &str| {
             format!(
-                "'{shown}' is not the URL of a feed: {what}; write ws://HOST/... or wss://HOST/..., \
-                 or http(s)://HOST/... to poll it"
+                "'{shown}' is not the URL of a feed: {what}; write ws://HOST/... or \
+                 wss://HOST/..., or http(s)://HOST/... to poll it"
             )
         };
         if input.len() > URL_BYTES_MAX {
