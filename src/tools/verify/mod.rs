@@ -197,6 +197,7 @@ fn verify_tape(args: &VerifyArgs, tape: &Tape, report: &mut Report<'_>) -> io::R
         last = segment.number();
         next = verify_segment(segment, next, &mut sums, &mut totals, report)?;
     }
+    drop(sums);
     let folders: BTreeSet<&Path> = tape.segments.iter().map(SegmentFile::folder).collect();
     for folder in folders.into_iter().filter(|folder| is_given(args, folder)) {
         sums::check_rest(folder, tape, report)?;
