@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
 use crate::storage::{Appender, EntryKind, Storage, StorageFile};
-use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
+use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 
 /// Where a feed's tape goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

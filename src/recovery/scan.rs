@@ -10,9 +10,9 @@ use std::io;
 use super::tail::read_up_to;
 use crate::clock::UnixNs;
 use crate::storage::StorageFile;
-use crate::tape::{EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Line, Stamp, TS_DIGITS};
+use crate::tape::{EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 
 /// Pieces in which a segment is read.
 const READ_BYTES: usize = 256 << 10;
@@ -25,6 +25,8 @@ const MARKS_MAX: usize = 16 << 10;
 const BASES_MAX: usize = 8;
 /// The line of a mark is shorter than this.
 const MARK_LINE_BYTES_MAX: usize = 1 << 10;
+/// No file system has smaller blocks.
+const HOLE_BYTES_MIN: usize = 512;
 const MARK_START: &[u8] = b"!{\"event\":\"mark\",";
 const END_START: &[u8] = b"!{\"event\":\"end\",";
 const HEADER_START: &[u8] = b"!{\"event\":\"segment\",";
@@ -180,6 +182,8 @@ struct Walk {
     head: Vec<u8>,
     line_bytes: u64,
     running_crc: u32,
+    /// So many zeroes are its last bytes.
+    zeros: usize,
 }
 
 impl Walk {
@@ -196,6 +200,7 @@ impl Walk {
             head: Vec::with_capacity(1024),
             line_bytes: 0,
             running_crc: base.map_or(0, |mark| mark.counts.crc32c.0),
+            zeros: 0,
         }
     }
 
@@ -245,8 +250,7 @@ impl Walk {
         if self.line_bytes > LINE_BYTES_MAX {
             return false;
         }
-        // A page that was never written reads as zeroes, which no JSON holds.
-        if self.trust == Trust::Marked && memchr::memchr(0, part).is_some() {
+        if self.trust == Trust::Marked && self.has_hole(part) {
             return false;
         }
         if !whole {
@@ -256,6 +260,25 @@ impl Walk {
         self.head.clear();
         self.line_bytes = 0;
         taken
+    }
+
+    /// What was never written reads as zeroes, whole blocks of the disk of them. A few are a text's
+    /// own: a frame of STOMP ends with one.
+    fn has_hole(&mut self, part: &[u8]) -> bool {
+        let mut rest = part;
+        while let Some(at) = memchr::memchr(0, rest) {
+            self.zeros = if at == 0 { self.zeros } else { 0 };
+            let run = rest[at..].iter().position(|byte| *byte != 0).unwrap_or(rest.len() - at);
+            self.zeros += run;
+            if self.zeros >= HOLE_BYTES_MIN {
+                return true;
+            }
+            rest = &rest[at + run..];
+        }
+        if !rest.is_empty() {
+            self.zeros = 0;
+        }
+        false
     }
 
     fn take_line(&mut self) -> bool {

@@ -89,9 +89,7 @@ pub(super) fn first_index(
 }
 
 /// A decoder which needs no more memory than those of the readers.
-fn zstd_decoder(
-    from: Cursor,
-) -> io::Result<zstd::Decoder<'static, io::BufReader<Cursor>>> {
+fn zstd_decoder(from: Cursor) -> io::Result<zstd::Decoder<'static, io::BufReader<Cursor>>> {
     let mut decoder = zstd::Decoder::new(from)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     Ok(decoder)

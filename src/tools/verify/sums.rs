@@ -128,8 +128,7 @@ pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) ->
 impl Listed {
     fn read(folder: &Path) -> io::Result<Listed> {
         let (version, sums) = (None, None);
-        let mut listed =
-            Listed { folder: folder.to_path_buf(), version, sums, wrong: Vec::new() };
+        let mut listed = Listed { folder: folder.to_path_buf(), version, sums, wrong: Vec::new() };
         let mut reader = match open(&folder.join(SUMS_FILE)) {
             Ok(file) => {
                 listed.version = file.metadata().ok().map(|meta| version_of(&meta));
