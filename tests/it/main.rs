@@ -22,6 +22,7 @@ mod demo;
 mod ending;
 mod exact;
 mod hard;
+mod hostile;
 mod protocol;
 mod rotation;
 mod selftest;
