@@ -312,3 +312,48 @@ impl StorageFile for File {
         let _ = posix_fadvise(self.as_fd(), offset as i64, bytes as i64, advice);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn kind_of<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    /// Opening a FIFO waited for ever; a link led out of the recording.
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        std::fs::write(outside.path().join("file"), b"outside").unwrap();
+        std::fs::write(dir.path().join("file"), b"inside").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink(outside.path().join("file"), dir.path().join("link")).unwrap();
+        symlink("/dev/zero", dir.path().join("endless")).unwrap();
+        symlink(outside.path(), dir.path().join("away")).unwrap();
+
+        let path = |name: &'static str| Path::new(name);
+        assert_eq!(disk.open(path("file")).unwrap().bytes().unwrap(), 6);
+        assert_eq!(kind_of(disk.open(path("nothing"))), Some(io::ErrorKind::NotFound));
+        for name in ["folder", "fifo", "link", "endless", "away/file", "away"] {
+            assert_eq!(kind_of(disk.open(path(name))), Some(io::ErrorKind::InvalidInput), "{name}");
+        }
+        for result in [
+            kind_of(disk.create(path("away/new"))),
+            kind_of(disk.create_dirs(path("away/new"))),
+            kind_of(disk.list(path("away"))),
+        ] {
+            assert_eq!(result, Some(io::ErrorKind::InvalidInput));
+        }
+        let kinds: Vec<EntryKind> =
+            disk.list(path("")).unwrap().into_iter().map(|entry| entry.kind).collect();
+        use EntryKind::{File, Folder, Other};
+        // By name: away, endless, fifo, file, folder, link.
+        assert_eq!(kinds, [Other, Other, Other, File, Folder, Other]);
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+}

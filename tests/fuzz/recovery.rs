@@ -170,6 +170,11 @@ impl Open {
     }
 }
 
+/// A text. Zeroes side by side are left out: a block full of them counts as a hole in the file.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace("\0\0", "00")
+}
+
 /// A segment as the recorder writes it.
 struct Written {
     bytes: Vec<u8>,
@@ -198,13 +203,13 @@ impl Written {
         while !input.0.is_empty() {
             match input.byte() % 8 {
                 0 | 1 => {
-                    let text = String::from_utf8_lossy(input.sized());
+                    let text = text(input.sized());
                     written.message(Encoding::of_text(text.as_bytes()));
                 }
                 2 => written.message(Encoding::of_binary(input.sized())),
                 // Longer than what is looked at as a whole.
                 3 => {
-                    let text = String::from_utf8_lossy(input.bytes(9)).repeat(70_000 / 8);
+                    let text = text(input.bytes(9)).repeat(70_000 / 8);
                     written.message(Encoding::of_text(text.as_bytes()));
                 }
                 // Up to 25 s: a few of them are beyond what is checked after a crash.
