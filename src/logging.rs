@@ -1,7 +1,8 @@
 //! The recorder's log: lines on stderr, or in the journal where stderr leads there.
 //!
-//! Owns the form of a line and the levels. A message is one line, whatever names it quotes. In the journal each line begins with its priority
-//! (`<3>`, see sd-daemon(3)) and has no time, which the journal has itself.
+//! Owns the form of a line and the levels. A message is one line, whatever names it quotes. In the
+//! journal each line begins with its priority (`<3>`, see sd-daemon(3)) and has no time, which the
+//! journal has itself.
 
 use std::io::Write;
 use std::os::fd::AsFd;

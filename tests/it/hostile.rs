@@ -274,13 +274,11 @@ fn bombs() {
 
 #[test]
 fn sparse_files_without_a_line_end() {
-    for (bytes, endings) in [(600u64 << 20, ["", ".open"]), (1 << 43, ["", ".open"])] {
-        for ending in endings {
-            let recording = Recording::new();
-            File::create(recording.segment(0, ending)).unwrap().set_len(bytes).unwrap();
-            for ended in check(&format!("{bytes} zeroes{ending}"), recording.path()) {
-                assert_ne!(ended.code, Some(0), "{}", ended.stderr);
-            }
+    for (bytes, ending) in [(600u64 << 20, ""), (1 << 43, ".open")] {
+        let recording = Recording::new();
+        File::create(recording.segment(0, ending)).unwrap().set_len(bytes).unwrap();
+        for ended in check(&format!("{bytes} zeroes{ending}"), recording.path()) {
+            assert_ne!(ended.code, Some(0), "{}", ended.stderr);
         }
     }
 }

@@ -135,7 +135,8 @@ pub(super) fn detect_form(path: &Path) -> io::Result<Form> {
 
 /// Bytes up to and with the last LF among the first `bytes` of `file`.
 fn whole_lines_bytes(file: &File, bytes: u64) -> io::Result<u64> {
-    let mut buf = [0u8; 4096];
+    // Lines are short: the first piece nearly always has one's end.
+    let mut buf = vec![0u8; 4096];
     let mut end = bytes;
     while end > 0 {
         // A sparse file can have any length.
@@ -150,6 +151,7 @@ fn whole_lines_bytes(file: &File, bytes: u64) -> io::Result<u64> {
             return Ok(start + at as u64 + 1);
         }
         end = start;
+        buf.resize(INPUT_BYTES, 0);
     }
     Ok(0)
 }
