@@ -477,8 +477,10 @@ fn the_recorder_starts_on_what_it_finds() {
     mkfifo(&recording.segment(4, ""), Mode::S_IRWXU).unwrap();
     mkfifo(&recording.segment(5, ".zst"), Mode::S_IRWXU).unwrap();
     fs::write(recording.segment(6, ".zst"), bomb(b' ', 8 << 10)).unwrap();
-    let lie = [vec![0; 8], seek_table(&[(1, 1)], u32::MAX)].concat();
-    fs::write(recording.segment(7, ".zst"), lie).unwrap();
+    // The newest: its end is looked for. Room was made for all the frames that are claimed.
+    let frame = zstd::encode_all(&small_segment()[..], 3).unwrap();
+    let lie = [frame, seek_table(&[(1, 1)], (1 << 27) - 1)].concat();
+    fs::write(recording.segment(9, ".zst"), lie).unwrap();
     fs::create_dir(recording.segment(8, ".open")).unwrap();
     mkfifo(&recording.path().join("feed=f/.next"), Mode::S_IRWXU).unwrap();
     symlink(outside.path().join(DAY), recording.path().join("feed=f/date=2025-01-13")).unwrap();
