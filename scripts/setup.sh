@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What building feedtape needs. Sourced by scripts/demo and scripts/test.
+# What building feedtape needs. Sourced by scripts/demo, scripts/test and scripts/fuzz.
 #
 # Installs missing packages only on Debian and its relatives, and only as root or where sudo asks
 # for no password. Everywhere else it says the one command to run, and ends the script.

@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::config::RecordArgs;
 use crate::logging;
+use crate::printable::printable;
 use crate::recorder::{self, Recorder};
 use crate::report::closing_report;
 use crate::tools::Outcome;
@@ -103,7 +104,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Loss) => ExitCode::from(LOSS),
         Err(error) => {
-            logging::say_error(&format!("error: {error:#}"));
+            logging::say_error(&printable(&format!("error: {error:#}")));
             ExitCode::from(FAILED)
         }
     }

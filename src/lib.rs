@@ -64,7 +64,7 @@
 //!
 //! | layer | modules | what they are |
 //! |---|---|---|
-//! | words | [`units`], [`backoff`], [`clock`] | sizes and spans, waits, the two clocks |
+//! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
 //! | parts | [`tape`], [`block`], [`stats`], [`storage`] | the format, the pool, counters, the disk |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
@@ -114,6 +114,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 pub mod logging;
+pub mod printable;
 pub mod recorder;
 pub mod recovery;
 pub mod report;

@@ -1,7 +1,8 @@
 //! The recorder's log: lines on stderr, or in the journal where stderr leads there.
 //!
-//! Owns the form of a line and the levels. In the journal each line begins with its priority
-//! (`<3>`, see sd-daemon(3)) and has no time, which the journal has itself.
+//! Owns the form of a line and the levels. A message is one line, whatever names it quotes. In the
+//! journal each line begins with its priority (`<3>`, see sd-daemon(3)) and has no time, which the
+//! journal has itself.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -9,6 +10,7 @@ use std::os::fd::AsFd;
 use log::{Level, LevelFilter};
 
 use crate::clock;
+use crate::printable::printable;
 
 /// Starts logging. `verbosity`: 0 is info; above it debug and trace, below warn and error.
 /// `RUST_LOG` goes before it.
@@ -27,14 +29,17 @@ pub fn start(verbosity: i8) {
     builder.filter_module("ureq", LevelFilter::Warn);
     builder.parse_default_env();
     if stderr_is_journal() {
-        builder
-            .format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()));
+        builder.format(|out, record| {
+            let text = record.args().to_string();
+            writeln!(out, "<{}>{}", priority(record.level()), printable(&text))
+        });
     } else {
         builder.format(|out, record| {
             let level = record.level();
             let style = out.default_level_style(level);
             let time = clock::rfc3339(clock::wall_now());
-            writeln!(out, "{time} {style}{level:<5}{style:#} {}", record.args())
+            let text = record.args().to_string();
+            writeln!(out, "{time} {style}{level:<5}{style:#} {}", printable(&text))
         });
     }
     builder.init();

@@ -91,6 +91,8 @@ fn lock_folder(out: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .write(true)
         .mode(0o640)
+        // A FIFO or a link in its place is an error, and nothing to wait for or to follow.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&path)
         .with_context(|| format!("can't open '{}'", path.display()))?;
     match lock.try_lock() {

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
-use crate::storage::{Appender, Storage, StorageFile};
-use crate::tape::EVENT_LINE_BYTES_MAX;
+use crate::storage::{Appender, EntryKind, Storage, StorageFile};
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
+use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 
 /// Where a feed's tape goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +94,17 @@ fn read_next(storage: &dyn Storage, path: &Path) -> io::Result<Option<Next>> {
     let file = match storage.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A link or FIFO: the next one takes its place.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            log::warn!("'{}': {error}; counting from the segments", path.display());
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let mut buf = [0; 128];
     let bytes = tail::read_up_to(&*file, 0, &mut buf)?;
     let next = serde_json::from_slice(&buf[..bytes]).ok();
+    let next = next.filter(|next: &Next| next.segment <= COUNT_MAX && next.index <= COUNT_MAX);
     if next.is_none() {
         log::warn!("'{}' can't be understood; counting from the segments", path.display());
     }
@@ -117,12 +123,22 @@ fn find_segments(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(error) => return Err(error),
     };
-    for date in dates.iter().filter(|entry| entry.is_dir && entry.name.starts_with("date=")) {
-        for entry in storage.list(&folder.join(&date.name))? {
+    for date in dates.iter().filter(|entry| entry.name.starts_with("date=")) {
+        let date_folder = folder.join(&date.name);
+        if date.kind != EntryKind::Folder {
+            log::warn!("'{}' is no folder (a link is none): passed over", date_folder.display());
+            continue;
+        }
+        for entry in storage.list(&date_folder)? {
             let Some((name, form)) = SegmentName::parse(&entry.name) else {
                 continue;
             };
             if name.feed != *feed || name.date_folder() != date.name {
+                continue;
+            }
+            if entry.kind != EntryKind::File {
+                let path = date_folder.join(&entry.name);
+                log::warn!("'{}' is no file (a link is none): passed over", path.display());
                 continue;
             }
             match found.iter_mut().find(|(other, _)| *other == name) {

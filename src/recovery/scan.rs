@@ -10,15 +10,23 @@ use std::io;
 use super::tail::read_up_to;
 use crate::clock::UnixNs;
 use crate::storage::StorageFile;
-use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Line, Stamp, TS_DIGITS};
+use crate::tape::{EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 
 /// Pieces in which a segment is read.
 const READ_BYTES: usize = 256 << 10;
 /// After a crash of the machine so much time before the end is checked by its marks: many times
 /// the fsync interval. What is older was synced long before.
 const CHECKED_NS: u64 = 60_000_000_000;
+/// So many marks are looked at for one to start from, and so many of those are tried: where marks
+/// stand a MiB apart that is never reached. Then the walk begins at the start of the file.
+const MARKS_MAX: usize = 16 << 10;
+const BASES_MAX: usize = 8;
+/// The line of a mark is shorter than this.
+const MARK_LINE_BYTES_MAX: usize = 1 << 10;
+/// No file system has smaller blocks.
+const HOLE_BYTES_MIN: usize = 512;
 const MARK_START: &[u8] = b"!{\"event\":\"mark\",";
 const END_START: &[u8] = b"!{\"event\":\"end\",";
 const HEADER_START: &[u8] = b"!{\"event\":\"segment\",";
@@ -61,7 +69,9 @@ struct Mark {
 pub(super) fn scan(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Scan>> {
     let bytes = file.bytes()?;
     let mut base = find_base(file, bytes, trust)?;
+    let mut tried = 0;
     loop {
+        tried += 1;
         let mut walk = Walk::new(base, trust);
         walk.run(file)?;
         if walk.lines == 0 {
@@ -70,7 +80,7 @@ pub(super) fn scan(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Sc
         // The base itself may be what is broken: then an earlier one must do.
         match base {
             Some(mark) if walk.lines <= mark.counts.lines => {
-                base = find_base(file, mark.at, trust)?;
+                base = if tried < BASES_MAX { find_base(file, mark.at, trust)? } else { None };
             }
             _ => return Ok(Some(walk.result())),
         }
@@ -83,7 +93,8 @@ fn find_base(file: &dyn StorageFile, before: u64, trust: Trust) -> io::Result<Op
     let mut to = before;
     let mut newest_ts = None;
     let mut later: Option<Mark> = None;
-    while let Some(mark) = mark_before(file, to)? {
+    for _ in 0..MARKS_MAX {
+        let Some(mark) = mark_before(file, to)? else { break };
         to = mark.at;
         if let Some(later) = later
             && checks(file, mark.at, later)?
@@ -145,12 +156,16 @@ fn mark_before(file: &dyn StorageFile, to: u64) -> io::Result<Option<Mark>> {
 
 fn mark_at(piece: &[u8], at: usize, from: u64) -> Option<Mark> {
     let start = at.checked_sub(TS_DIGITS)?;
-    let is_line_start = start.checked_sub(1).is_none_or(|before| piece[before] == b'\n');
-    let length = memchr::memchr(b'\n', &piece[start..])?;
-    let line = Line::parse(&piece[start..start + length]).ok()?;
+    if start.checked_sub(1).is_some_and(|before| piece[before] != b'\n') {
+        return None;
+    }
+    let line = &piece[start..piece.len().min(start + MARK_LINE_BYTES_MAX)];
+    let line = Line::parse(&line[..memchr::memchr(b'\n', line)?]).ok()?;
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
     let offset = from + start as u64;
-    (is_line_start && counts.bytes == offset).then_some(Mark { at: offset, ts: line.ts, counts })
+    // No line is shorter than a byte: what is said here is counted on.
+    let is_right = counts.bytes == offset && counts.lines <= counts.bytes;
+    is_right.then_some(Mark { at: offset, ts: line.ts, counts })
 }
 
 /// The walk over lines, from the start or from a mark.
@@ -167,6 +182,8 @@ struct Walk {
     head: Vec<u8>,
     line_bytes: u64,
     running_crc: u32,
+    /// So many zeroes are its last bytes.
+    zeros: usize,
 }
 
 impl Walk {
@@ -183,6 +200,7 @@ impl Walk {
             head: Vec::with_capacity(1024),
             line_bytes: 0,
             running_crc: base.map_or(0, |mark| mark.counts.crc32c.0),
+            zeros: 0,
         }
     }
 
@@ -229,8 +247,10 @@ impl Walk {
         self.head.extend_from_slice(&body[..body.len().min(room)]);
         self.running_crc = crc32c::crc32c_append(self.running_crc, part);
         self.line_bytes += part.len() as u64;
-        // A page that was never written reads as zeroes, which no JSON holds.
-        if self.trust == Trust::Marked && memchr::memchr(0, part).is_some() {
+        if self.line_bytes > LINE_BYTES_MAX {
+            return false;
+        }
+        if self.trust == Trust::Marked && self.has_hole(part) {
             return false;
         }
         if !whole {
@@ -240,6 +260,25 @@ impl Walk {
         self.head.clear();
         self.line_bytes = 0;
         taken
+    }
+
+    /// What was never written reads as zeroes, whole blocks of the disk of them. A few are a text's
+    /// own: a frame of STOMP ends with one.
+    fn has_hole(&mut self, part: &[u8]) -> bool {
+        let mut rest = part;
+        while let Some(at) = memchr::memchr(0, rest) {
+            self.zeros = if at == 0 { self.zeros } else { 0 };
+            let run = rest[at..].iter().position(|byte| *byte != 0).unwrap_or(rest.len() - at);
+            self.zeros += run;
+            if self.zeros >= HOLE_BYTES_MIN {
+                return true;
+            }
+            rest = &rest[at + run..];
+        }
+        if !rest.is_empty() {
+            self.zeros = 0;
+        }
+        false
     }
 
     fn take_line(&mut self) -> bool {

@@ -2,21 +2,25 @@
 //!
 //! Owns that search in each form. A sealed segment's last frame is found by its seek table.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
-
-use zeekstd::SeekTable;
 
 use crate::clock::UnixNs;
 use crate::storage::{Cursor, Storage, StorageFile};
-use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::Counts;
 use crate::tape::line::{Line, TS_DIGITS};
 use crate::tape::name::Form;
+use crate::tape::reader::frames::SeekTable;
+use crate::tape::reader::source::WINDOW_LOG_MAX;
+use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 
 /// The end line is shorter than this.
 const TAIL_BYTES: usize = 4 << 10;
+/// The last frame of a sealed segment is not decoded beyond this: about a MiB, and the longest
+/// line. A frame of a few KiB can hold many GiB.
+const FRAME_BYTES_MAX: u64 = (2 << 20) + LINE_BYTES_MAX;
+/// The same for all of a gzip file: above the largest segment, 16 GiB and a block.
+const GZIP_BYTES_MAX: u64 = 17 << 30;
 
 /// Where a segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,19 +49,17 @@ pub(super) fn of_segment(
             tail.truncate(bytes);
             (head, tail)
         }
-        Form::Gzip => head_and_tail(flate2::read::MultiGzDecoder::new(Cursor::new(file)))?,
+        Form::Gzip => {
+            let decoder = flate2::read::MultiGzDecoder::new(Cursor::new(file));
+            head_and_tail(decoder.take(GZIP_BYTES_MAX))?
+        }
         Form::Zstd => {
-            let head = zstd::Decoder::new(Cursor::new(file.clone()))?;
+            let head = zstd_decoder(Cursor::new(file.clone()))?;
             let (head, _) = head_and_tail(head.take(EVENT_LINE_BYTES_MAX as u64))?;
-            let mut last = SeekFile { file, at: 0 };
-            let table = SeekTable::from_seekable(&mut last).map_err(io::Error::other)?;
-            let frames = table.num_frames();
-            if frames == 0 {
-                return Ok(None);
-            }
-            let start = table.frame_start_comp(frames - 1).map_err(io::Error::other)?;
-            last.seek(SeekFrom::Start(start))?;
-            let (_, tail) = head_and_tail(zstd::Decoder::new(last)?.single_frame())?;
+            let table = SeekTable::open(file.clone(), file.bytes()?).map_err(io::Error::other)?;
+            let Some(start) = table.last_frame_at()? else { return Ok(None) };
+            let last = zstd_decoder(Cursor::starting_at(file, start))?.single_frame();
+            let (_, tail) = head_and_tail(last.take(FRAME_BYTES_MAX))?;
             (head, tail)
         }
     };
@@ -73,7 +75,7 @@ pub(super) fn first_index(
     let mut source: Box<dyn Read> = match form {
         Form::Open | Form::Plain => Box::new(Cursor::new(storage.open(path)?)),
         Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(Cursor::new(storage.open(path)?))),
-        Form::Zstd => Box::new(zstd::Decoder::new(Cursor::new(storage.open(path)?))?),
+        Form::Zstd => Box::new(zstd_decoder(Cursor::new(storage.open(path)?))?),
     };
     let mut head = vec![0; EVENT_LINE_BYTES_MAX];
     let mut done = 0;
@@ -86,6 +88,13 @@ pub(super) fn first_index(
     Ok(header_index(&head[..done]))
 }
 
+/// A decoder which needs no more memory than those of the readers.
+fn zstd_decoder(from: Cursor) -> io::Result<zstd::Decoder<'static, io::BufReader<Cursor>>> {
+    let mut decoder = zstd::Decoder::new(from)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
 fn header_index(head: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Header {
@@ -93,7 +102,7 @@ fn header_index(head: &[u8]) -> Option<u64> {
     }
     let header = head.split(|byte| *byte == b'\n').next()?;
     let header: Header = serde_json::from_slice(header.get(TS_DIGITS + 1..)?).ok()?;
-    Some(header.first_index)
+    (header.first_index <= COUNT_MAX).then_some(header.first_index)
 }
 
 fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
@@ -104,7 +113,8 @@ fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
         return None;
     }
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
-    Some(Tail { next_index: first_index + counts.lines + 1, last_ts: line.ts })
+    let lines = Some(counts.lines).filter(|lines| *lines <= COUNT_MAX)?;
+    Some(Tail { next_index: first_index + lines + 1, last_ts: line.ts })
 }
 
 /// The first and the last bytes of a stream, in little memory.
@@ -134,29 +144,4 @@ pub(super) fn read_up_to(file: &dyn StorageFile, offset: u64, buf: &mut [u8]) ->
         }
     }
     Ok(done)
-}
-
-struct SeekFile {
-    file: Arc<dyn StorageFile>,
-    at: u64,
-}
-
-impl Read for SeekFile {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file.read_at(self.at, buf)?;
-        self.at += bytes as u64;
-        Ok(bytes)
-    }
-}
-
-impl Seek for SeekFile {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.file.bytes()?.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
 }

@@ -96,7 +96,8 @@ fn after_a_crash_of_the_machine_marks_tell_what_is_sure() {
     for pair in marks.windows(2) {
         let hole = (pair[0] + pair[1]) / 2;
         let mut torn = whole.clone();
-        torn[hole..hole + 100].fill(0);
+        let end = whole.len().min(hole + 700);
+        torn[hole..end].fill(0);
         let recovered = recover(&torn);
         let kept = memchr::memrchr(b'\n', &whole[..hole]).unwrap() + 1;
         assert_eq!(recovered.plain[..kept], whole[..kept]);
@@ -106,6 +107,86 @@ fn after_a_crash_of_the_machine_marks_tell_what_is_sure() {
         let said = format!("\"bytes_unverified\":{}", kept - mark_end);
         assert!(rest.contains(&said), "{rest} says {said}");
         check_ends(&recovered);
+    }
+}
+
+/// All lines with a zero in them, and what followed, were taken for a hole, even before a mark.
+#[test]
+fn zeroes_in_texts_are_no_hole() {
+    let mut whole = segment("another boot", 5, 1 << 20);
+    let ts = Stamp::new(1_700_000_000_009_000_000);
+    for text in
+        [&b"MESSAGE\\n\0"[..], &[0; 511], &[b"a".as_slice(), &[0; 511], b"b", &[0; 511]].concat()]
+    {
+        let message = Encoding::of_text(text);
+        whole.reserve(message.line_bytes());
+        message.append_to(&ts, &mut whole);
+    }
+    let recovered = recover(&whole);
+    assert!(recovered.plain.starts_with(&whole));
+    assert_eq!(recovered.tail, None);
+    check_ends(&recovered);
+}
+
+/// Marks are what counts are taken from: sums of what they say went over the end of the numbers.
+#[test]
+fn giant_numbers_are_not_believed() {
+    let max = u64::MAX;
+    let disk = MemoryDisk::default();
+    let next = format!("{{\"segment\":{max},\"index\":{max}}}\n");
+    disk.put(Path::new("feed=f/.next"), next.as_bytes());
+    let giant = SegmentName::parse(&format!("f.20231114T221320Z.{max}.tape.zst"));
+    assert_eq!(giant, None);
+    let start = prepare(&disk, &name().feed).unwrap();
+    assert_eq!((start.next_number, start.next_index), (0, 0));
+
+    let ended = |first_index: u64, lines: u64| {
+        format!(
+            "1700000000000000000!{{\"event\":\"segment\",\"first_index\":{first_index}}}\n\
+             1700000000000000000!{{\"event\":\"end\",\"lines\":{lines},\"bytes\":1,\
+             \"crc32c\":\"00000000\"}}\n"
+        )
+    };
+    for (first_index, lines) in [(max, 1), (0, max), (max, max)] {
+        let disk = MemoryDisk::default();
+        disk.put(name().path(Form::Plain), ended(first_index, lines).as_bytes());
+        let start = prepare(&disk, &name().feed).unwrap();
+        assert_eq!((start.next_number, start.next_index), (1, 0));
+    }
+
+    // Two marks: the later one's checksum covers the earlier, whose count of lines is a lie.
+    let mut open = segment("another boot", 1, 1 << 20);
+    let mark_at = open.len();
+    let mark = |lines, at: usize, crc| {
+        let counts = Counts { lines, bytes: at as u64, crc32c: Crc32c(crc) };
+        Event::Mark(counts).to_line(&Stamp::new(1_700_000_000_000_000_000))
+    };
+    open.extend(mark(max, mark_at, 0));
+    let crc = crc32c::crc32c(&open[mark_at..]);
+    open.extend(mark(max, open.len(), crc));
+    let disk = MemoryDisk::default();
+    disk.put(name().path(Form::Open), &open);
+    let start = prepare(&disk, &name().feed).unwrap();
+    assert_eq!(start.next_index, 104, "header, message, recovered, end");
+}
+
+/// A frame was decoded in whatever memory it asked for. (What a seek table claimed was made room
+/// for: the process test `the_recorder_starts_on_what_it_finds` has the bound that shows it.)
+#[test]
+fn a_sealed_file_that_lies_is_gone_on_without() {
+    let plain = segment("another boot", 5, 1 << 20);
+    let frame = zstd::encode_all(&plain[..], 3).unwrap();
+    let footer = [&((1u32 << 27) - 1).to_le_bytes()[..], &[0], &0x8F92_EAB1_u32.to_le_bytes()];
+    let footer = [frame, footer.concat()].concat();
+    let mut wide = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    wide.window_log(27).unwrap();
+    io::Write::write_all(&mut wide, &plain).unwrap();
+    let wide = wide.finish().unwrap();
+    for bytes in [footer, wide] {
+        let disk = MemoryDisk::default();
+        disk.put(name().path(Form::Zstd), &bytes);
+        let start = prepare(&disk, &name().feed).unwrap();
+        assert_eq!((start.next_number, start.next_index, start.last_ts), (1, 0, None));
     }
 }
 

@@ -1,13 +1,14 @@
 //! The search of a recording for plain segments.
 //!
-//! Owns which names count. Holds one folder's names at a time, changes nothing.
+//! Owns which names count: links, FIFOs and the like never do. Holds one folder's names at a time,
+//! changes nothing.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::seal::TMP_ENDING;
-use crate::storage::Storage;
+use crate::storage::{EntryKind, Storage};
 use crate::tape::name::{FeedName, Form, SegmentName};
 
 /// What was found in a recording.
@@ -31,13 +32,13 @@ fn walk_feeds(
     storage: &dyn Storage,
     visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    for feed_folder in list(storage, Path::new(""), visit)? {
+    for feed_folder in list(storage, Path::new(""), EntryKind::Folder, visit)? {
         let feed = feed_folder.strip_prefix("feed=").map(FeedName::new);
         let Some(Ok(feed)) = feed else { continue };
-        for date in list(storage, Path::new(&feed_folder), visit)? {
+        for date in list(storage, Path::new(&feed_folder), EntryKind::Folder, visit)? {
             if date.starts_with("date=") {
                 let folder = Path::new(&feed_folder).join(date);
-                for file in list(storage, &folder, visit)? {
+                for file in list(storage, &folder, EntryKind::File, visit)? {
                     if let Some(found) = recognise(&folder, &file, &feed) {
                         visit(found)?;
                     }
@@ -64,14 +65,18 @@ fn recognise(folder: &Path, file: &str, feed: &FeedName) -> Option<Found> {
     }
 }
 
-/// Names in a folder; none where it is not there (any more).
+/// Names in a folder that stand for `kind`; none where it is not there (any more).
 fn list(
     storage: &dyn Storage,
     folder: &Path,
+    kind: EntryKind,
     visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
 ) -> ControlFlow<(), Vec<String>> {
     match storage.list(folder) {
-        Ok(entries) => ControlFlow::Continue(entries.into_iter().map(|e| e.name).collect()),
+        Ok(entries) => {
+            let names = entries.into_iter().filter(|entry| entry.kind == kind);
+            ControlFlow::Continue(names.map(|entry| entry.name).collect())
+        }
         Err(error) => {
             let gone = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
             if !gone.contains(&error.kind()) {

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Entry, Storage, StorageFile};
+use super::{Entry, EntryKind, Storage, StorageFile};
 
 /// What to do to one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -386,7 +386,9 @@ impl Storage for MemoryDisk {
         let here = state.names.iter().filter(|(path, _)| in_folder(path, folder));
         let entry = |(path, node): (&PathBuf, &Node)| {
             let name = path.file_name()?.to_str()?.to_string();
-            Some(Entry { name, is_dir: *node == Node::Folder })
+            let is_folder = *node == Node::Folder;
+            let kind = if is_folder { EntryKind::Folder } else { EntryKind::File };
+            Some(Entry { name, kind })
         };
         let mut entries: Vec<Entry> = here.filter_map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

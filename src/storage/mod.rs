@@ -3,18 +3,22 @@
 //! Owns the real disk ([`Disk`]); the in-memory disk of the tests is the other implementation. All
 //! paths are relative to the recording's folder. Decides nothing: which operation follows which
 //! is for the writer, the syncer, the sealer and recovery.
+//!
+//! What stands in a recording may have been put there by anybody. Only regular files are opened,
+//! and links are not followed ([`open_regular`]): a link leads out of the recording, a FIFO makes
+//! whoever opens it wait for ever, and a device has no end.
 
 #[cfg(test)]
 pub mod memory;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, FileType, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{AT_FDCWD, PosixFadviseAdvice, RenameFlags, posix_fadvise, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, PosixFadviseAdvice, RenameFlags, posix_fadvise, renameat2};
 
 use crate::units::format_size;
 
@@ -28,8 +32,62 @@ const FILE_MODE: u32 = 0o640;
 pub struct Entry {
     /// The name, without the folder. Names that are not UTF-8 are none of ours and left out.
     pub name: String,
-    /// Whether it is a folder.
-    pub is_dir: bool,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What a name in a folder stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A link, FIFO, socket or device: nothing that a recorder makes.
+    Other,
+}
+
+impl From<FileType> for EntryKind {
+    fn from(kind: FileType) -> EntryKind {
+        if kind.is_dir() {
+            EntryKind::Folder
+        } else if kind.is_file() {
+            EntryKind::File
+        } else {
+            EntryKind::Other
+        }
+    }
+}
+
+/// Opens a file that is a regular one, and no link to one.
+///
+/// # Errors
+/// Those of opening; [`io::ErrorKind::InvalidInput`], in words, where it is something else.
+pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // Opening alone can do something to a device: so a look first, and another one at what was
+    // opened.
+    check_regular(std::fs::symlink_metadata(path)?.file_type())?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = options.custom_flags(flags.bits()).open(path)?;
+    check_regular(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+fn check_regular(kind: FileType) -> io::Result<()> {
+    let what = if kind.is_file() {
+        return Ok(());
+    } else if kind.is_symlink() {
+        "a link, and links within a recording are not followed"
+    } else if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no file but {what}")))
 }
 
 /// A folder full of tapes, on a disk that may fail.
@@ -138,6 +196,11 @@ impl Cursor {
     pub fn new(file: Arc<dyn StorageFile>) -> Cursor {
         Cursor { file, offset: 0 }
     }
+
+    /// Starts at the byte `offset`.
+    pub fn starting_at(file: Arc<dyn StorageFile>, offset: u64) -> Cursor {
+        Cursor { file, offset }
+    }
 }
 
 impl io::Read for Cursor {
@@ -162,14 +225,33 @@ impl Disk {
     fn full(&self, path: &Path) -> PathBuf {
         self.root.join(path)
     }
+
+    /// Fails where `folder`, or one above it in the recording, is a link.
+    fn check_folders(&self, folder: &Path) -> io::Result<()> {
+        for folder in folder.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+            let full = self.full(folder);
+            let is_link = std::fs::symlink_metadata(&full).is_ok_and(|meta| meta.is_symlink());
+            if is_link {
+                let what = format!(
+                    "the folder '{}' is a link, and links within a recording are not followed: \
+                     move what it leads to here, or mount it here",
+                    folder.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Storage for Disk {
     fn create_dirs(&self, folder: &Path) -> io::Result<()> {
+        self.check_folders(folder)?;
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(self.full(folder))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        self.check_folders(path.parent().unwrap_or(path))?;
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -180,7 +262,8 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).append(true).open(self.full(path))?;
+        self.check_folders(path.parent().unwrap_or(path))?;
+        let file = open_regular(&self.full(path), OpenOptions::new().read(true).append(true))?;
         Ok(Arc::new(file))
     }
 
@@ -212,12 +295,18 @@ impl Storage for Disk {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        self.check_folders(folder)?;
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(self.full(folder))? {
             let entry = entry?;
-            let is_dir = entry.file_type()?.is_dir();
+            let kind = match entry.file_type() {
+                Ok(kind) => EntryKind::from(kind),
+                // Gone since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, is_dir });
+                entries.push(Entry { name, kind });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -272,6 +361,7 @@ impl StorageFile for File {
 mod tests {
     use super::memory::MemoryDisk;
     use super::*;
+    use std::os::unix::fs::symlink;
 
     /// A disk with so many bytes and inodes free.
     struct Free(u64, Option<u64>, MemoryDisk);
@@ -323,5 +413,44 @@ mod tests {
         check(libc::EROFS, 9, Some(9), "read-only (Read-only file system (os error 30)); after");
         check(libc::EIO, 9, Some(9), "the disk fails (Input/output error (os error 5)); see");
         check(libc::EACCES, 9, Some(9), "Permission denied");
+    }
+
+    fn kind_of<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    /// Opening a FIFO waited for ever; a link led out of the recording.
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let disk = Disk::new(dir.path());
+        std::fs::write(outside.path().join("file"), b"outside").unwrap();
+        std::fs::write(dir.path().join("file"), b"inside").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        symlink(outside.path().join("file"), dir.path().join("link")).unwrap();
+        symlink("/dev/zero", dir.path().join("endless")).unwrap();
+        symlink(outside.path(), dir.path().join("away")).unwrap();
+
+        let path = |name: &'static str| Path::new(name);
+        assert_eq!(disk.open(path("file")).unwrap().bytes().unwrap(), 6);
+        assert_eq!(kind_of(disk.open(path("nothing"))), Some(io::ErrorKind::NotFound));
+        for name in ["folder", "fifo", "link", "endless", "away/file", "away"] {
+            assert_eq!(kind_of(disk.open(path(name))), Some(io::ErrorKind::InvalidInput), "{name}");
+        }
+        for result in [
+            kind_of(disk.create(path("away/new"))),
+            kind_of(disk.create_dirs(path("away/new"))),
+            kind_of(disk.list(path("away"))),
+        ] {
+            assert_eq!(result, Some(io::ErrorKind::InvalidInput));
+        }
+        let kinds: Vec<EntryKind> =
+            disk.list(path("")).unwrap().into_iter().map(|entry| entry.kind).collect();
+        use EntryKind::{File, Folder, Other};
+        // By name: away, endless, fifo, file, folder, link.
+        assert_eq!(kinds, [Other, Other, Other, File, Folder, Other]);
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 }

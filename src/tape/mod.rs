@@ -32,11 +32,18 @@ pub mod reader;
 /// The version that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 
+/// Numbers of segments and indices of lines beyond this are not believed: no recorder gets there,
+/// and the sum of a few of them still fits.
+pub const COUNT_MAX: u64 = 1 << 60;
+
 /// A mark follows once so many bytes stand after the previous one.
 pub const MARK_BYTES: u64 = 1 << 20;
 
 /// The largest `--max-message`: no data line is longer than twice this and 21 bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// The longest line, LF included. What goes on for longer without a LF is no tape.
+pub const LINE_BYTES_MAX: u64 = 2 * MESSAGE_BYTES_MAX + line::OVERHEAD as u64;
 
 /// The longest event line, LF included; longer texts in it are cut.
 pub const EVENT_LINE_BYTES_MAX: usize = 64 << 10;

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::COUNT_MAX;
 use crate::clock::{self, UnixNs};
 
 /// Longest name of a feed.
@@ -160,7 +161,7 @@ impl SegmentName {
         }
         let name = SegmentName {
             feed: FeedName::new(feed).ok()?,
-            number: number.parse().ok()?,
+            number: number.parse().ok().filter(|number| *number <= COUNT_MAX)?,
             stamp: stamp.to_string(),
         };
         Some((name, form))
@@ -238,6 +239,9 @@ mod tests {
             "a.20250112T115453Z.000042.tape.tail",
             "a.20250112T115453Z.00042.tape",
             "a.20250112T115453Z.0000042.tape",
+            "a.20250112T115453Z.1152921504606846977.tape",
+            "a.20250112T115453Z.18446744073709551615.tape",
+            "a.20250112T115453Z.99999999999999999999.tape",
             "a.20250112115453Z.000042.tape",
             "A.20250112T115453Z.000042.tape",
             "a.20250112T11545\u{e9}.000042.tape",

@@ -23,6 +23,10 @@ const COPY_BUFFERS: usize = 4;
 /// Size of the output buffer where the output is made line by line.
 const OUTPUT_BYTES: usize = 64 << 10;
 
+/// So many lines that are left out are told of one by one; how many more there are is said at the
+/// end.
+const LEFT_OUT_TOLD_MAX: u64 = 100;
+
 /// Prints the lines of tapes, the lower stamp first where there are several feeds.
 ///
 /// Open tapes are printed up to their last whole line; sealed ones are decoded. The lines of one
@@ -221,19 +225,22 @@ fn messages(tapes: Vec<Tape>, raw_binary: bool, out: &mut dyn Write) -> io::Resu
     let mut out = io::BufWriter::with_capacity(OUTPUT_BYTES, out);
     let mut printer = Printer { raw_binary, long: Long::None, scratch: Vec::new() };
     let mut merge = Merge::new(tapes, Purpose::Read);
-    let mut wrong = 0;
+    let (mut wrong, mut left_out) = (0u64, 0u64);
     loop {
         match merge.advance() {
             Ok(true) => {
                 if let Err(why) = printer.print(&merge.piece(), &mut out)? {
-                    let place = merge.place();
-                    log::error!(
-                        "feed {}, segment {}, index {}: {why}; left out",
-                        merge.tape().feed,
-                        place.segment,
-                        place.index
-                    );
                     wrong += 1;
+                    left_out += 1;
+                    if left_out <= LEFT_OUT_TOLD_MAX {
+                        let place = merge.place();
+                        log::error!(
+                            "feed {}, segment {}, index {}: {why}; left out",
+                            merge.tape().feed,
+                            place.segment,
+                            place.index
+                        );
+                    }
                 }
             }
             Ok(false) => break,
@@ -243,6 +250,9 @@ fn messages(tapes: Vec<Tape>, raw_binary: bool, out: &mut dyn Write) -> io::Resu
                 printer.break_off(&mut out)?;
             }
         }
+    }
+    if left_out > LEFT_OUT_TOLD_MAX {
+        log::error!("and {} more lines are left out", left_out - LEFT_OUT_TOLD_MAX);
     }
     out.flush()?;
     Ok(wrong)

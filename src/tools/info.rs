@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{Gaps, Outcome};
 use crate::clock::{self, UnixNs};
+use crate::printable::printable;
 use crate::tape::line::{Kind, Line, TS_DIGITS};
 use crate::tape::name::Form;
 use crate::tape::reader::{
@@ -108,7 +109,7 @@ impl FeedInfo {
 
     fn segment(&mut self, open: OpenSegment) -> Result<(), ReadError> {
         let path = open.file().path();
-        self.disk_bytes += open.source().disk_bytes();
+        self.disk_bytes = self.disk_bytes.saturating_add(open.source().disk_bytes());
         *match open.file().form() {
             Form::Open => &mut self.open,
             Form::Plain => &mut self.plain,
@@ -233,7 +234,7 @@ impl FeedInfo {
             lines => format!("; {lines} damaged lines, see verify"),
         };
         [
-            format!("{root}{}", tape.feed),
+            printable(&format!("{root}{}", tape.feed)).into_owned(),
             segments.join(" "),
             time(self.times.map(|(first, _)| first)),
             time(self.times.map(|(_, last)| last)),

@@ -22,6 +22,7 @@ mod demo;
 mod ending;
 mod exact;
 mod hard;
+mod hostile;
 mod poll;
 mod protocol;
 mod proxy;

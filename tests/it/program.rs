@@ -45,7 +45,7 @@ pub fn on_both(test: impl Fn(Scheme) + Sync) {
 }
 
 /// Looks until `probe` finds something or the time is over: the only place that pauses.
-fn poll_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + limit;
     loop {
         if let Some(found) = probe() {

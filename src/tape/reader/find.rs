@@ -3,8 +3,12 @@
 //! Owns the walk through folders, the grouping into tapes, the choice between several forms of one
 //! segment, and listing again when a file vanished. Opens files only to read them; looks into
 //! them only where a name doesn't tell what they are.
+//!
+//! A path that was given may be a link. What is found below it counts only where it is a folder or
+//! a regular file itself: a link would lead out of the recording, and FIFOs and devices have no
+//! end. They are passed over with a warning.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
@@ -14,10 +18,13 @@ use std::sync::Arc;
 use super::lines::LineReader;
 use super::source::{self, Purpose, Source};
 use super::{Header, ReadError};
+use crate::storage::EntryKind;
 use crate::tape::name::{Form, SegmentName};
 
 /// Folders deeper than this below a given path are not looked into.
 const DEPTH_MAX: usize = 16;
+/// So many links and the like are told of.
+const PASSED_OVER_MAX: usize = 20;
 /// How often a segment is looked for again: a segment has four forms and goes through them in one
 /// direction, so more would be a file system at odds with itself.
 const REOPENS_MAX: usize = 8;
@@ -99,7 +106,8 @@ impl SegmentFile {
         let Some(name) = self.name() else { return Ok(None) };
         let found = Form::ALL.into_iter().rev().find(|form| {
             // What can't be looked at can't be opened either.
-            self.folder.join(name.file(*form)).try_exists().unwrap_or(false)
+            let meta = fs::symlink_metadata(self.folder.join(name.file(*form)));
+            meta.is_ok_and(|meta| meta.is_file())
         });
         Ok(found.map(|form| SegmentFile {
             folder: Arc::clone(&self.folder),
@@ -200,6 +208,8 @@ struct Finder {
     /// Files with names of their own: each a tape.
     other: BTreeMap<PathBuf, Tape>,
     folders_seen: HashSet<PathBuf>,
+    /// Links and the like that were passed over, each told once.
+    passed_over: BTreeSet<PathBuf>,
 }
 
 #[derive(Default)]
@@ -226,11 +236,14 @@ impl Finder {
             let cause = "is neither a file nor a folder";
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, cause)));
         }
+        // A link that was given is followed, here and not when it is opened.
+        let is_link = fs::symlink_metadata(path).map_err(error)?.is_symlink();
+        let path = if is_link { absolute.as_path() } else { path };
         let folder: Arc<Path> = Arc::from(path.parent().unwrap_or(Path::new("")));
         let absolute_folder = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         let file = path.file_name().unwrap_or(OsStr::new(""));
         if !self.take_named(&folder, &absolute_folder, file, false) {
-            self.take_other(path, absolute, &folder, file)?;
+            self.take_other(path, absolute.clone(), &folder, file)?;
         }
         Ok(())
     }
@@ -251,31 +264,51 @@ impl Finder {
         let mut folders = Vec::new();
         let mut found = 0;
         for entry in fs::read_dir(folder).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            if self.take_named(&shared, absolute, &name, is_whole) {
-                found += 1;
-            } else if name.to_str().is_some_and(|name| name.contains('=')) {
-                folders.push(name);
+            let entry = entry.map_err(error)?;
+            let name = entry.file_name();
+            let is_segment = name.to_str().and_then(SegmentName::parse).is_some();
+            if !is_segment && !name.as_encoded_bytes().contains(&b'=') {
+                continue;
+            }
+            match entry.file_type().map(EntryKind::from) {
+                Ok(EntryKind::File) if is_segment => {
+                    found += usize::from(self.take_named(&shared, absolute, &name, is_whole));
+                }
+                Ok(EntryKind::Folder) if !is_segment => folders.push(name),
+                Ok(EntryKind::File) => {}
+                Ok(EntryKind::Folder | EntryKind::Other) => self.pass_over(entry.path()),
+                Err(e) if is_gone(&e) => {}
+                Err(e) => return Err(ReadError::new(&entry.path(), e)),
             }
         }
         folders.sort();
         for name in folders {
             let inner = folder.join(&name);
-            match fs::canonicalize(&inner).map(|path| (path.is_dir(), path)) {
-                Ok((true, absolute)) => {
-                    let is_whole = is_whole || name.as_encoded_bytes().starts_with(b"feed=");
-                    match self.walk(&inner, &absolute, is_whole, depth + 1) {
-                        // Pruning removes the folders of days.
-                        Err(e) if is_gone(&e.cause) => {}
-                        other => found += other?,
-                    }
-                }
-                Ok((false, _)) => {}
-                Err(e) if is_gone(&e) => {}
-                Err(e) => return Err(ReadError::new(&inner, e)),
+            let is_whole = is_whole || name.as_encoded_bytes().starts_with(b"feed=");
+            match self.walk(&inner, &absolute.join(&name), is_whole, depth + 1) {
+                // Pruning removes the folders of days.
+                Err(e) if is_gone(&e.cause) => {}
+                other => found += other?,
             }
         }
         Ok(found)
+    }
+
+    /// What is called like a part of a tape, and is no file or no folder.
+    fn pass_over(&mut self, path: PathBuf) {
+        if self.passed_over.contains(&path) || self.passed_over.len() > PASSED_OVER_MAX {
+            return;
+        }
+        if self.passed_over.len() == PASSED_OVER_MAX {
+            log::warn!("more links and the like are passed over");
+        } else {
+            log::warn!(
+                "'{}' is passed over: it is no regular file and no folder of its own, and links \
+                 within a recording are not followed; name it on the command line to read it",
+                path.display()
+            );
+        }
+        self.passed_over.insert(path);
     }
 
     /// Takes a file whose name is a segment's.

@@ -4,9 +4,10 @@
 //! the compressed and plain size of each frame). The table is compared while the frames go by and
 //! read bit by bit, so that a wrong count costs no memory. Decodes nothing itself.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::storage::StorageFile;
 
 /// Findings kept in words; further ones are counted.
 const FINDINGS_MAX: usize = 100;
@@ -93,7 +94,7 @@ pub(super) struct FrameCheck {
 
 impl FrameCheck {
     /// Looks for the seek table at the end of `file`, which has `file_bytes`.
-    pub(super) fn new(file: File, file_bytes: u64) -> FrameCheck {
+    pub(super) fn new(file: Arc<dyn StorageFile>, file_bytes: u64) -> FrameCheck {
         let mut report = FrameReport::default();
         let table = match SeekTable::open(file, file_bytes) {
             Ok(table) => Some(table),
@@ -155,9 +156,9 @@ impl FrameCheck {
     }
 }
 
-/// A seek table on disk.
-struct SeekTable {
-    file: File,
+/// A seek table on disk: of what it says nothing is kept, so that a wrong count costs no memory.
+pub(crate) struct SeekTable {
+    file: Arc<dyn StorageFile>,
     /// Where its frame begins.
     at: u64,
     entry_bytes: u64,
@@ -165,11 +166,15 @@ struct SeekTable {
 }
 
 impl SeekTable {
-    fn open(file: File, file_bytes: u64) -> Result<SeekTable, String> {
+    /// Looks for it at the end of `file`, which has `file_bytes`.
+    ///
+    /// # Errors
+    /// A sentence that says why there is none.
+    pub(crate) fn open(file: Arc<dyn StorageFile>, file_bytes: u64) -> Result<SeekTable, String> {
         let short = || "the file is too short".to_string();
         let footer_at = file_bytes.checked_sub(FOOTER_BYTES).ok_or_else(short)?;
         let mut footer = [0u8; FOOTER_BYTES as usize];
-        file.read_exact_at(&mut footer, footer_at).map_err(|e| e.to_string())?;
+        read_exact_at(&*file, &mut footer, footer_at).map_err(|e| e.to_string())?;
         let [n0, n1, n2, n3, descriptor, m0, m1, m2, m3] = footer;
         if u32::from_le_bytes([m0, m1, m2, m3]) != FOOTER_MAGIC {
             return Err("its magic number is missing".to_string());
@@ -183,23 +188,45 @@ impl SeekTable {
         let at = file_bytes
             .checked_sub(content_bytes + TABLE_HEADER_BYTES)
             .ok_or_else(|| format!("it would list {frames} frames, the file is too short"))?;
-        let (magic, size) = read_pair(&file, at).map_err(|e| e.to_string())?;
+        let (magic, size) = read_pair(&*file, at).map_err(|e| e.to_string())?;
         if magic != TABLE_MAGIC || u64::from(size) != content_bytes {
             return Err("its header is wrong".to_string());
         }
         Ok(SeekTable { file, at, entry_bytes, frames })
     }
 
+    /// Where the last frame before the table begins; `None` where there is none, or it would begin
+    /// before the file does.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub(crate) fn last_frame_at(&self) -> io::Result<Option<u64>> {
+        let Some(last) = self.frames.checked_sub(1) else { return Ok(None) };
+        let (compressed, _) = self.entry(last)?;
+        Ok(self.at.checked_sub(u64::from(compressed)))
+    }
+
     /// Compressed and plain bytes of frame `number`, which must be below `frames`.
     fn entry(&self, number: u64) -> io::Result<(u32, u32)> {
         assert!(number < self.frames, "the caller knows how many there are");
-        read_pair(&self.file, self.at + TABLE_HEADER_BYTES + number * self.entry_bytes)
+        read_pair(&*self.file, self.at + TABLE_HEADER_BYTES + number * self.entry_bytes)
     }
 }
 
-fn read_pair(file: &File, at: u64) -> io::Result<(u32, u32)> {
+fn read_exact_at(file: &dyn StorageFile, buf: &mut [u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(at + done as u64, &mut buf[done..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => done += bytes,
+        }
+    }
+    Ok(())
+}
+
+fn read_pair(file: &dyn StorageFile, at: u64) -> io::Result<(u32, u32)> {
     let mut pair = [0u8; 8];
-    file.read_exact_at(&mut pair, at)?;
+    read_exact_at(file, &mut pair, at)?;
     let [a, b, c, d, e, f, g, h] = pair;
     Ok((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])))
 }

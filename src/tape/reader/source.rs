@@ -4,21 +4,23 @@
 //! was opened, so that a line still being written is never seen; how many bytes stand after it is
 //! told. Knows nothing of lines beyond that.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::frames::{Frame, FrameCheck, FrameReport};
-use crate::storage::StorageFile;
+use crate::storage::{StorageFile, open_regular};
+use crate::tape::LINE_BYTES_MAX;
 use crate::tape::name::Form;
 
 /// Frames that need a larger window are refused: 8 MiB, the most that a decoder has to support
 /// (RFC 8878, section 3.1.1.1.2). Tapes of this program need 256 KiB.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 /// Bytes read from a compressed file at once.
 const INPUT_BYTES: usize = 64 << 10;
 /// While verifying, the page cache is dropped each time so many bytes were read.
@@ -52,12 +54,14 @@ enum Body {
 }
 
 impl Source {
-    /// Opens the file at `path`, which has the given form.
+    /// Opens the file at `path`, which has the given form. Only a regular file is opened, and no
+    /// link to one.
     ///
     /// # Errors
-    /// Those of opening and reading the file.
+    /// Those of opening and reading the file; a plain one without any line end within its last
+    /// bytes, more of them than the longest line has.
     pub fn open(path: &Path, form: Form, purpose: Purpose) -> io::Result<Source> {
-        let file = File::open(path)?;
+        let file = open_regular(path, OpenOptions::new().read(true))?;
         let disk_bytes = file.metadata()?.len();
         let mut raw = RawFile { file, offset: 0, end: u64::MAX, purpose, dropped: 0 };
         let mut torn_bytes = 0;
@@ -118,7 +122,7 @@ impl Read for Source {
 /// The form of a file whose name does not tell, by its first bytes.
 pub(super) fn detect_form(path: &Path) -> io::Result<Form> {
     let mut start = Vec::with_capacity(4);
-    File::open(path)?.take(4).read_to_end(&mut start)?;
+    open_regular(path, OpenOptions::new().read(true))?.take(4).read_to_end(&mut start)?;
     Ok(if start.starts_with(&ZSTD_MAGIC) {
         Form::Zstd
     } else if start.starts_with(&GZIP_MAGIC) {
@@ -131,9 +135,15 @@ pub(super) fn detect_form(path: &Path) -> io::Result<Form> {
 
 /// Bytes up to and with the last LF among the first `bytes` of `file`.
 fn whole_lines_bytes(file: &File, bytes: u64) -> io::Result<u64> {
-    let mut buf = [0u8; 4096];
+    // Lines are short: the first piece nearly always has one's end.
+    let mut buf = vec![0u8; 4096];
     let mut end = bytes;
     while end > 0 {
+        // A sparse file can have any length.
+        if bytes - end > LINE_BYTES_MAX {
+            let what = format!("no tape: its last {} bytes hold no line end", bytes - end);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         let start = end.saturating_sub(buf.len() as u64);
         let piece = &mut buf[..(end - start) as usize];
         file.read_exact_at(piece, start)?;
@@ -141,6 +151,7 @@ fn whole_lines_bytes(file: &File, bytes: u64) -> io::Result<u64> {
             return Ok(start + at as u64 + 1);
         }
         end = start;
+        buf.resize(INPUT_BYTES, 0);
     }
     Ok(0)
 }
@@ -206,7 +217,7 @@ impl ZstdReader {
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
         let check = match raw.purpose {
             Purpose::Read => None,
-            Purpose::Verify => Some(FrameCheck::new(raw.file.try_clone()?, disk_bytes)),
+            Purpose::Verify => Some(FrameCheck::new(Arc::new(raw.file.try_clone()?), disk_bytes)),
         };
         let input = vec![0; INPUT_BYTES].into_boxed_slice();
         let frame = Frame::starting_at(0);

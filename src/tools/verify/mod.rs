@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::{Gaps, Outcome};
+use crate::printable::printable;
 use crate::tape::name::Form;
 use crate::tape::reader::{LineReader, OpenSegment, Purpose, SegmentFile, Tape, find};
 use crate::units::format_size;
@@ -81,7 +82,7 @@ impl Report<'_> {
         self.findings += 1;
         self.in_file += 1;
         if self.in_file <= FINDINGS_MAX {
-            writeln!(self.out, "{}: {text}", path.display())?;
+            writeln!(self.out, "{}", printable(&format!("{}: {text}", path.display())))?;
         }
         Ok(())
     }
@@ -91,7 +92,8 @@ impl Report<'_> {
         let findings = std::mem::take(&mut self.in_file);
         if findings > FINDINGS_MAX {
             let more = findings - FINDINGS_MAX;
-            writeln!(self.out, "{}: and {more} more findings", path.display())?;
+            let text = format!("{}: and {more} more findings", path.display());
+            writeln!(self.out, "{}", printable(&text))?;
         }
         Ok(findings)
     }
@@ -115,10 +117,10 @@ impl Totals {
     fn add(&mut self, other: &Totals) {
         self.segments += other.segments;
         self.open += other.open;
-        self.unfinished_bytes += other.unfinished_bytes;
+        self.unfinished_bytes = self.unfinished_bytes.saturating_add(other.unfinished_bytes);
         self.lines += other.lines;
         self.plain_bytes += other.plain_bytes;
-        self.disk_bytes += other.disk_bytes;
+        self.disk_bytes = self.disk_bytes.saturating_add(other.disk_bytes);
         self.gaps.add(&other.gaps);
         self.findings += other.findings;
     }
@@ -138,7 +140,8 @@ impl Totals {
         };
         writeln!(
             out,
-            "{what}: {verdict}; segments {}{open}, lines {}, tape {}, disk {}, gaps {}",
+            "{}: {verdict}; segments {}{open}, lines {}, tape {}, disk {}, gaps {}",
+            printable(what),
             self.segments,
             self.lines,
             format_size(self.plain_bytes),
@@ -197,6 +200,7 @@ fn verify_tape(args: &VerifyArgs, tape: &Tape, report: &mut Report<'_>) -> io::R
         last = segment.number();
         next = verify_segment(segment, next, &mut sums, &mut totals, report)?;
     }
+    drop(sums);
     let folders: BTreeSet<&Path> = tape.segments.iter().map(SegmentFile::folder).collect();
     for folder in folders.into_iter().filter(|folder| is_given(args, folder)) {
         sums::check_rest(folder, tape, report)?;
@@ -249,7 +253,7 @@ fn verify_segment(
     sums.check(&file, report)?;
     check_folders(&file, report)?;
     totals.segments += 1;
-    totals.disk_bytes += open.source().disk_bytes();
+    totals.disk_bytes = totals.disk_bytes.saturating_add(open.source().disk_bytes());
 
     let name = file.name();
     let mut check = SegmentCheck::new(Expected { name, next_index: next, form: file.form() });

@@ -10,14 +10,12 @@ use super::super::Gaps;
 use super::NextIndex;
 use crate::clock::{self, UnixNs};
 use crate::tape::event::{Counts, Crc32c, Event};
-use crate::tape::line::{Kind, Line, OVERHEAD, Stamp, TS_DIGITS};
+use crate::tape::line::{Kind, Line, Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::tape::reader::lines::BUFFER_BYTES;
 use crate::tape::reader::{Header, PayloadDecoder, Piece, PieceEnd, event_name};
-use crate::tape::{EVENT_LINE_BYTES_MAX, MESSAGE_BYTES_MAX, VERSION};
+use crate::tape::{EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX, VERSION};
 
-/// The longest line there may be.
-const LINE_BYTES_MAX: u64 = 2 * MESSAGE_BYTES_MAX + OVERHEAD as u64;
 // So an event is too long exactly where it comes in pieces.
 const _: () = assert!(BUFFER_BYTES == EVENT_LINE_BYTES_MAX, "whole events are short enough");
 const DAY_NS: u64 = 86_400_000_000_000;

@@ -4,14 +4,15 @@
 //! what seems wrong is looked at again in the sums as they are then.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::Report;
-use crate::storage::StorageFile;
+use crate::storage::{StorageFile, open_regular};
 use crate::tape::name::Form;
 use crate::tape::reader::{SegmentFile, Tape};
 
@@ -19,8 +20,13 @@ use crate::tape::reader::{SegmentFile, Tape};
 const SUMS_FILE: &str = "_SHA256SUMS";
 /// A line of it is at most so long: 64 digits, two spaces, a name of 255 bytes and LF, and some.
 const LINE_BYTES_MAX: u64 = 512;
-/// Lines beyond this are not read: more than a segment each second of a day.
-const LINES_MAX: usize = 100_000;
+/// Bytes beyond this are not read: some 50000 lines, a segment every other second of a day. So much
+/// twice, as names in memory, is what a hostile file can cost.
+const SUMS_BYTES_MAX: u64 = 8 << 20;
+/// So many lines that are none are told of; past them, more of the same tells nothing.
+const WRONG_MAX: usize = 100;
+/// No file system has longer names.
+const NAME_BYTES_MAX: usize = 255;
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 64 << 10;
 
@@ -30,11 +36,18 @@ pub(super) struct Sums {
     folder: Option<Listed>,
 }
 
+/// A SHA-256.
+type Sum = [u8; 32];
+/// Device, inode, length, and time of the last change in seconds and nanoseconds.
+type Version = (u64, u64, u64, i64, i64);
+
 /// One folder's sums file as it was read.
 struct Listed {
     folder: PathBuf,
-    /// Digits and number of the line, by name; `None` where there is no sums file.
-    sums: Option<BTreeMap<String, (String, usize)>>,
+    /// Which file was read: the recorder never changes it, it puts another one in its place.
+    version: Option<Version>,
+    /// Sum and number of the line, by name; `None` where there is no sums file.
+    sums: Option<BTreeMap<Box<str>, (Sum, usize)>>,
     /// Lines that are none, and why.
     wrong: Vec<(usize, String)>,
 }
@@ -50,12 +63,18 @@ impl Sums {
         let (path, folder) = (file.path(), file.folder());
         let file_name = name.file(file.form());
         if self.folder.as_ref().is_none_or(|listed| listed.folder != folder) {
+            // Never two of them in memory.
+            self.folder = None;
             self.folder = Some(Listed::read(folder)?);
         }
         let mut listed = self.folder.as_ref().and_then(|listed| listed.sum(&file_name));
         if listed.is_none() {
             // It may have been sealed since the sums were read.
-            let now = self.folder.insert(Listed::read(folder)?);
+            let before = self.folder.take().filter(Listed::is_current);
+            let now = self.folder.insert(match before {
+                Some(listed) => listed,
+                None => Listed::read(folder)?,
+            });
             listed = now.sum(&file_name);
             let is_day =
                 std::fs::canonicalize(folder).is_ok_and(|path| super::is_day_folder(&path));
@@ -74,24 +93,32 @@ impl Sums {
 /// Checks what is listed beside the segments of `tape`: each line of the sums and each file.
 pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) -> io::Result<()> {
     let listed = Listed::read(folder)?;
-    let Some(sums) = &listed.sums else { return Ok(()) };
+    let Some(sums) = listed.sums else { return Ok(()) };
     let path = folder.join(SUMS_FILE);
     for (line, why) in &listed.wrong {
         report.finding(&path, &format!("line {line}: {why}"))?;
     }
+    let mut missing = Vec::new();
     let own = tape.segments.iter().filter(|segment| segment.folder() == folder);
     let checked: HashSet<PathBuf> = own.map(SegmentFile::path).collect();
-    for (name, (digits, line)) in sums {
-        let file = folder.join(name);
+    for (name, (sum, line)) in sums {
+        let file = folder.join(&*name);
         if checked.contains(&file) {
             continue;
         }
-        if file.try_exists().unwrap_or(true) {
-            compare(&file, digits, report)?;
-            if let Ok(file) = File::open(&file) {
+        // A link counts as the thing that it is.
+        if file.symlink_metadata().is_ok() {
+            compare(&file, &sum, report)?;
+            if let Ok(file) = open(&file) {
                 file.drop_cache(0, 0);
             }
-        } else if Listed::read(folder)?.sum(name).is_some() {
+        } else {
+            missing.push((name, line));
+        }
+    }
+    let now = if missing.is_empty() { None } else { Some(Listed::read(folder)?) };
+    for (name, line) in missing {
+        if now.as_ref().and_then(|now| now.sum(&name)).is_some() {
             report.finding(&path, &format!("line {line}: lists {name}, which is missing"))?;
         }
     }
@@ -100,9 +127,13 @@ pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) ->
 
 impl Listed {
     fn read(folder: &Path) -> io::Result<Listed> {
-        let mut listed = Listed { folder: folder.to_path_buf(), sums: None, wrong: Vec::new() };
-        let mut reader = match File::open(folder.join(SUMS_FILE)) {
-            Ok(file) => BufReader::new(file),
+        let (version, sums) = (None, None);
+        let mut listed = Listed { folder: folder.to_path_buf(), version, sums, wrong: Vec::new() };
+        let mut reader = match open(&folder.join(SUMS_FILE)) {
+            Ok(file) => {
+                listed.version = file.metadata().ok().map(|meta| version_of(&meta));
+                BufReader::new(file.take(SUMS_BYTES_MAX))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(listed),
             Err(e) => {
                 listed.wrong.push((0, format!("can't be opened: {e}")));
@@ -117,59 +148,96 @@ impl Listed {
             let result = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
             let wrong = match result {
                 Ok(0) => break,
-                Ok(_) if number > LINES_MAX => Err(format!("more than {LINES_MAX} lines")),
-                Ok(_) => parse(&line),
+                Ok(_) => parse(&line).and_then(|(sum, name)| {
+                    let before = sums.insert(Box::from(name), (sum, number));
+                    before.map_or(Ok(()), |_| Err(format!("lists {name} twice")))
+                }),
                 Err(e) => Err(format!("can't be read: {e}")),
             };
-            match wrong {
-                Ok((digits, name)) => {
-                    if sums.insert(name.clone(), (digits, number)).is_some() {
-                        listed.wrong.push((number, format!("lists {name} twice")));
-                    }
-                }
-                Err(why) => {
-                    listed.wrong.push((number, why));
-                    // Past the first hundred, more of the same tells nothing.
-                    if number > LINES_MAX || listed.wrong.len() > 100 {
-                        break;
-                    }
+            if let Err(why) = wrong {
+                listed.wrong.push((number, why));
+                if listed.wrong.len() > WRONG_MAX {
+                    break;
                 }
             }
+        }
+        if reader.get_ref().limit() == 0 {
+            let why = format!("longer than {SUMS_BYTES_MAX} bytes, the rest is not read");
+            listed.wrong.push((sums.len(), why));
         }
         listed.sums = Some(sums);
         Ok(listed)
     }
 
-    fn sum(&self, name: &str) -> Option<String> {
-        self.sums.as_ref()?.get(name).map(|(digits, _)| digits.clone())
+    fn sum(&self, name: &str) -> Option<Sum> {
+        self.sums.as_ref()?.get(name).map(|(sum, _)| *sum)
     }
+
+    /// Whether the same file is still there.
+    fn is_current(&self) -> bool {
+        let now = self.folder.join(SUMS_FILE).symlink_metadata();
+        self.version.is_some() && now.ok().map(|meta| version_of(&meta)) == self.version
+    }
+}
+
+fn version_of(meta: &Metadata) -> Version {
+    (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
 /// One line as `sha256sum` writes it: 64 digits, a space, a space or `*`, the name.
-fn parse(line: &[u8]) -> Result<(String, String), String> {
+fn parse(line: &[u8]) -> Result<(Sum, &str), String> {
     let wrong = || format!("\"{}\" is no sum and name", line.trim_ascii_end().escape_ascii());
     let text = std::str::from_utf8(line).ok().and_then(|text| text.strip_suffix('\n'));
     let (digits, name) = text.and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     let name = name.strip_prefix([' ', '*']).ok_or_else(wrong)?;
-    if digits.len() != 64 || !digits.bytes().all(hex) || name.is_empty() || name.contains('/') {
-        return Err(wrong());
+    let is_name = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains('/');
+    match parse_sum(digits).filter(|_| is_name) {
+        Some(sum) => Ok((sum, name)),
+        None => Err(wrong()),
     }
-    Ok((digits.to_string(), name.to_string()))
 }
 
-fn compare(path: &Path, listed: &str, report: &mut Report<'_>) -> io::Result<()> {
+/// 64 hex digits in lower case.
+fn parse_sum(digits: &str) -> Option<Sum> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let mut sum = [0; 32];
+    if pairs.len() != sum.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in sum.iter_mut().zip(pairs) {
+        let digit = |digit: &u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(sum)
+}
+
+fn hex(sum: &Sum) -> String {
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn compare(path: &Path, listed: &Sum, report: &mut Report<'_>) -> io::Result<()> {
     match hash(path) {
-        Ok(found) if found == listed => Ok(()),
-        Ok(found) => report.finding(path, &format!("sha256 is {found}, {SUMS_FILE} says {listed}")),
+        Ok(found) if found == *listed => Ok(()),
+        Ok(found) => {
+            let (found, listed) = (hex(&found), hex(listed));
+            report.finding(path, &format!("sha256 is {found}, {SUMS_FILE} says {listed}"))
+        }
         // Pruned or re-sealed since.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => report.finding(path, &format!("can't be read to compare its sha256: {e}")),
     }
 }
 
-fn hash(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+fn open(path: &Path) -> io::Result<File> {
+    open_regular(path, OpenOptions::new().read(true))
+}
+
+fn hash(path: &Path) -> io::Result<Sum> {
+    let mut file = open(path)?;
     let mut hasher = Sha256::new();
     let mut buf = vec![0; HASH_BYTES];
     loop {
@@ -180,5 +248,5 @@ fn hash(path: &Path) -> io::Result<String> {
             Err(e) => return Err(e),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher.finalize().into())
 }
