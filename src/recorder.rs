@@ -456,6 +456,8 @@ fn prepare_tapes(
         });
         starts.push(start);
     }
+    let recorded: Vec<_> = options.feeds.iter().map(|feed| &feed.name).collect();
+    recovery::finish_others(storage, &recorded);
     Ok((tapes, starts))
 }
 

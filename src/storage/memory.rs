@@ -386,7 +386,8 @@ impl Storage for MemoryDisk {
         let here = state.names.iter().filter(|(path, _)| in_folder(path, folder));
         let entry = |(path, node): (&PathBuf, &Node)| {
             let name = path.file_name()?.to_str()?.to_string();
-            Some(Entry { name, is_dir: *node == Node::Folder })
+            let is_dir = *node == Node::Folder;
+            Some(Entry { name, is_dir, is_file: !is_dir })
         };
         let mut entries: Vec<Entry> = here.filter_map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

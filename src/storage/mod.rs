@@ -28,6 +28,8 @@ pub struct Entry {
     pub name: String,
     /// Whether it is a folder.
     pub is_dir: bool,
+    /// Whether it is a regular file: no link, pipe or device.
+    pub is_file: bool,
 }
 
 /// A folder full of tapes, on a disk that may fail.
@@ -177,9 +179,9 @@ impl Storage for Disk {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(self.full(folder))? {
             let entry = entry?;
-            let is_dir = entry.file_type()?.is_dir();
+            let kind = entry.file_type()?;
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(Entry { name, is_dir });
+                entries.push(Entry { name, is_dir: kind.is_dir(), is_file: kind.is_file() });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
