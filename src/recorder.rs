@@ -389,6 +389,21 @@ fn end_at_once_if_asked_twice(event: Event) {
 }
 
 fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
+    try_lock(out)?.with_context(|| {
+        format!(
+            "'{}' is in use by another recorder, which holds '{}'; give this one its own --out",
+            out.display(),
+            out.join(LOCK_NAME).display()
+        )
+    })
+}
+
+/// Takes the lock of a recording's folder, which is made where it is not there; `None` where
+/// somebody else holds it.
+///
+/// # Errors
+/// The folder or its lock can't be made or opened.
+pub fn try_lock(out: &Path) -> anyhow::Result<Option<std::fs::File>> {
     let shown = out.display();
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -404,14 +419,8 @@ fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
         .open(&path)
         .with_context(|| format!("can't open '{}'", path.display()))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!(
-                "'{shown}' is in use by another recorder, which holds '{}'; give this one its \
-                 own --out",
-                path.display()
-            )
-        }
+        Ok(()) => Ok(Some(lock)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("can't lock '{}'", path.display()))
         }
