@@ -5,6 +5,8 @@
 //! Owns reading what is on disk and finishing open segments. Overwrites nothing and deletes
 //! nothing: what can't be understood is renamed `.damaged` and kept. Sealing is left to the sealer.
 
+mod pieces;
+pub mod repair;
 mod scan;
 mod tail;
 #[cfg(test)]
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
-use crate::storage::{Appender, Entry, Storage, StorageFile};
+use crate::storage::{Appender, Entry, Storage, StorageFile, create_anew};
 use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Stamp, TS_DIGITS};
@@ -363,14 +365,8 @@ fn keep_tail(
     from: u64,
 ) -> io::Result<()> {
     let path = PathBuf::from(format!("{}.tail", name.path(Form::Plain).display()));
-    let tail = match storage.create(&path) {
-        // Recovery was itself cut off before: its copy may not be whole.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            storage.remove(&path)?;
-            storage.create(&path)?
-        }
-        other => other?,
-    };
+    // Recovery may itself have been cut off before: then its copy may not be whole.
+    let tail = create_anew(storage, &path)?;
     let mut out = Appender(tail.clone());
     for_each_part(file, from, &mut |part| io::Write::write_all(&mut out, part))?;
     tail.sync()

@@ -12,7 +12,7 @@ use crate::clock::UnixNs;
 use crate::storage::{Cursor, Storage, StorageFile};
 use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::Counts;
-use crate::tape::line::{Line, TS_DIGITS};
+use crate::tape::line::{Kind, Line};
 use crate::tape::name::Form;
 
 /// The end line is shorter than this.
@@ -23,6 +23,8 @@ const TAIL_BYTES: usize = 4 << 10;
 pub(super) struct Tail {
     /// The first index after it.
     pub next_index: u64,
+    /// Lines were lost from it, so the next one may begin with a higher index.
+    pub is_least: bool,
     /// Stamp of its last line.
     pub last_ts: UnixNs,
 }
@@ -64,12 +66,26 @@ pub(super) fn of_segment(
     Ok(understand(&head, &tail))
 }
 
+/// Where a segment begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Index of its header.
+    pub first_index: u64,
+    /// Stamp of it.
+    pub ts: UnixNs,
+}
+
 /// Index of the segment's header; `None` where it can't be understood.
 pub(super) fn first_index(
     storage: &dyn Storage,
     path: &Path,
     form: Form,
 ) -> io::Result<Option<u64>> {
+    Ok(header(storage, path, form)?.map(|header| header.first_index))
+}
+
+/// What the segment's header says; `None` where it can't be understood.
+pub(super) fn header(storage: &dyn Storage, path: &Path, form: Form) -> io::Result<Option<Head>> {
     let mut source: Box<dyn Read> = match form {
         Form::Open | Form::Plain => Box::new(Cursor::new(storage.open(path)?)),
         Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(Cursor::new(storage.open(path)?))),
@@ -83,28 +99,33 @@ pub(super) fn first_index(
             bytes => done += bytes,
         }
     }
-    Ok(header_index(&head[..done]))
+    Ok(parse_header(&head[..done]))
 }
 
-fn header_index(head: &[u8]) -> Option<u64> {
+fn parse_header(head: &[u8]) -> Option<Head> {
     #[derive(serde::Deserialize)]
     struct Header {
         first_index: u64,
     }
-    let header = head.split(|byte| *byte == b'\n').next()?;
-    let header: Header = serde_json::from_slice(header.get(TS_DIGITS + 1..)?).ok()?;
-    Some(header.first_index)
+    let line = Line::parse(head.split(|byte| *byte == b'\n').next()?).ok()?;
+    let header: Header = serde_json::from_slice(line.raw).ok()?;
+    Some(Head { first_index: header.first_index, ts: line.ts })
 }
 
 fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
-    let first_index = header_index(head)?;
-    let last = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
-    let line = Line::parse(last).ok()?;
+    let first_index = parse_header(head)?.first_index;
+    let mut lines = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n');
+    let line = Line::parse(lines.next()?).ok()?;
     if !line.raw.starts_with(b"{\"event\":\"end\",") {
         return None;
     }
+    let before = lines.next().and_then(|line| Line::parse(line).ok());
+    let is_least = before.is_some_and(|line| {
+        line.kind == Kind::Event && line.raw.starts_with(b"{\"event\":\"recovered\",")
+    });
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
-    Some(Tail { next_index: first_index + counts.lines + 1, last_ts: line.ts })
+    let next_index = first_index.checked_add(counts.lines)?.checked_add(1)?;
+    Some(Tail { next_index, is_least, last_ts: line.ts })
 }
 
 /// The first and the last bytes of a stream, in little memory.
