@@ -18,6 +18,7 @@ use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
+use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
 use crate::tools::verify::{self, VerifyArgs};
 
@@ -51,6 +52,8 @@ enum Command {
     Info(InfoArgs),
     /// Check a recording: structure, counts, checksums, numbering.
     Verify(VerifyArgs),
+    /// Finish what a crash left open, and save what can be read of damaged segments.
+    Recover(RecoverArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -67,6 +70,7 @@ impl Command {
             | Command::Cat(_)
             | Command::Info(_)
             | Command::Verify(_)
+            | Command::Recover(_)
             | Command::Simulate(_) => 0,
         }
     }
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
+        Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
     };

@@ -107,6 +107,13 @@ pub fn compact(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
+/// The time that [`compact`] wrote; `None` where there is no such day or time.
+pub fn from_compact(text: &str) -> Option<UnixNs> {
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
+    let zoned = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    u64::try_from(zoned.timestamp().as_nanosecond()).ok()
+}
+
 /// RFC 3339 in UTC with milliseconds, for people.
 pub fn rfc3339(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()

@@ -86,6 +86,8 @@
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which
 //!   fails and crashes where they like.
+//! - [`recovery`]: what a start finishes; [`recovery::repair`]: what `recover` saves of damaged
+//!   segments.
 //! - [`sealer`]: the order in which a segment becomes final.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.

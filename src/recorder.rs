@@ -40,6 +40,7 @@ mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
+pub use self::folder::try_lock;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
@@ -501,6 +502,8 @@ fn prepare_tapes(
         });
         starts.push(start);
     }
+    let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
+    recovery::finish_others(storage, &recorded);
     Ok((tapes, starts))
 }
 

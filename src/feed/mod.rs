@@ -15,6 +15,7 @@ pub mod poll;
 pub mod proxy;
 pub mod reason;
 mod redirect;
+mod rules;
 mod run;
 pub mod session;
 pub mod socket;

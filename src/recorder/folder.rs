@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 
 /// In the recording's folder; who holds the lock on it may write there.
 const LOCK_NAME: &str = "feedtape.lock";
@@ -79,6 +79,21 @@ fn is_gone(lock: &File, path: &Path) -> bool {
 }
 
 fn lock_folder(out: &Path) -> anyhow::Result<File> {
+    try_lock(out)?.with_context(|| {
+        format!(
+            "'{}' is in use by another recorder, which holds '{}'; give this one its own --out",
+            out.display(),
+            out.join(LOCK_NAME).display()
+        )
+    })
+}
+
+/// Takes the lock of a recording's folder, which is made where it is not there; `None` where
+/// somebody else holds it.
+///
+/// # Errors
+/// The folder or its lock can't be made or opened.
+pub fn try_lock(out: &Path) -> anyhow::Result<Option<File>> {
     let shown = out.display();
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -96,14 +111,8 @@ fn lock_folder(out: &Path) -> anyhow::Result<File> {
         .open(&path)
         .with_context(|| format!("can't open '{}'", path.display()))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!(
-                "'{shown}' is in use by another recorder, which holds '{}'; give this one its \
-                 own --out",
-                path.display()
-            )
-        }
+        Ok(()) => Ok(Some(lock)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("can't lock '{}'", path.display()))
         }

@@ -1,24 +1,31 @@
 //! What a start finds of earlier runs: where each feed's tape goes on, and segments left open by
-//! a crash, which get their `recovered` and `end`.
+//! a crash, which get their `recovered` and `end`. And, by hand only, what is damaged in finished
+//! segments ([`repair`]).
 //!
 //! Owns reading what is on disk and finishing open segments. Overwrites nothing and deletes
 //! nothing: what can't be understood is renamed `.damaged` and kept. Sealing is left to the sealer.
 
+mod pieces;
+pub mod repair;
 mod scan;
 mod tail;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
-use crate::storage::{Appender, EntryKind, Storage, StorageFile};
+use crate::storage::{Appender, Entry, EntryKind, Storage, StorageFile, create_anew};
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
+
+/// So many damaged files of one name are kept beside each other.
+const ASIDE_MAX: u32 = 100;
 
 /// Where a feed's tape goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,33 +40,35 @@ pub struct Start {
     pub had_tape: bool,
 }
 
+/// What became of an open segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// It has its `end` and its final name.
+    Ended {
+        /// Lines that it holds now.
+        lines: u64,
+        /// Bytes after the last line that was kept.
+        bytes_cut: u64,
+        /// Of these, how many line feeds.
+        lines_cut: u64,
+        /// Bytes kept that no checksum covers.
+        bytes_unverified: u64,
+    },
+    /// Nothing in it was a line: it is kept under this name, relative to the recording.
+    SetAside(PathBuf),
+    /// It was empty and is gone.
+    Removed,
+}
+
 /// Looks at what there is of `feed` and finishes what was left open.
 ///
 /// # Errors
 /// The disk can't be read or written: a sentence that names the path.
 pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> {
-    let at = |path: &Path| {
-        let path = path.to_path_buf();
-        move |error: io::Error| format!("'{}': {error}", path.display())
-    };
     let folder = PathBuf::from(feed.folder());
     let next = read_next(storage, &folder.join(".next")).map_err(at(&folder.join(".next")))?;
     let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
-    let boot_id = clock::boot_id();
-    // From the newest on: where the one after it begins, a segment must end.
-    for n in (0..segments.len()).rev().filter(|n| segments[*n].1 == Form::Open).collect::<Vec<_>>()
-    {
-        let next_first = segments.get(n + 1).and_then(|(next, form)| {
-            tail::first_index(storage, &next.path(*form), *form).ok().flatten()
-        });
-        let name = segments[n].0.clone();
-        let path = name.path(Form::Open);
-        match finish_open(storage, &name, &boot_id, next_first).map_err(at(&path))? {
-            Some(form) => segments[n].1 = form,
-            // Its number is free again: a segment that never held a line is none that is missing.
-            None => drop(segments.remove(n)),
-        }
-    }
+    finish_found(storage, &mut segments, &|_| true, &mut |_, done| done.map(|_| ()))?;
     let mut start = Start {
         next_number: next.map_or(0, |next| next.segment),
         next_index: next.map_or(0, |next| next.index),
@@ -82,6 +91,100 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
         Err(error) => log::warn!("'{}': {error}; going on without it", path.display()),
     }
     Ok(start)
+}
+
+/// Finishes what was left open of feeds that are not recorded any more. What can't be finished is
+/// logged, and tried again at the next start: it must not keep the others from being recorded.
+pub fn finish_others(storage: &dyn Storage, recorded: &[&FeedName]) {
+    let folders = match storage.list(Path::new("")) {
+        Ok(folders) => folders,
+        Err(error) => return log::error!("can't list the recording for open segments: {error}"),
+    };
+    for folder in folders.iter().filter(|entry| entry.kind == EntryKind::Folder) {
+        let name = folder.name.strip_prefix("feed=").and_then(|name| FeedName::new(name).ok());
+        let Some(feed) = name.filter(|name| !recorded.contains(&name)) else { continue };
+        let mut tell = |name: &SegmentName, done: Result<Finished, String>| {
+            if let Err(error) = done {
+                let number = name.number;
+                log::error!("{}: can't finish the open segment {number}: {error}", name.feed);
+            }
+            Ok(())
+        };
+        if let Err(error) = finish_open(storage, &feed, &|_| true, &mut tell) {
+            log::error!("{feed}: can't look for open segments: {error}");
+        }
+    }
+}
+
+/// Told of each open segment that was looked at; an error ends the work.
+pub type OnFinished<'a> =
+    &'a mut dyn FnMut(&SegmentName, Result<Finished, String>) -> Result<(), String>;
+
+/// Finishes those open segments of `feed` that are `wanted`.
+///
+/// # Errors
+/// The folders can't be listed; those of `tell`.
+pub fn finish_open(
+    storage: &dyn Storage,
+    feed: &FeedName,
+    wanted: &dyn Fn(&SegmentName) -> bool,
+    tell: OnFinished<'_>,
+) -> Result<(), String> {
+    let folder = PathBuf::from(feed.folder());
+    if !has_open(storage, &folder).map_err(at(&folder))? {
+        return Ok(());
+    }
+    let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
+    finish_found(storage, &mut segments, wanted, tell)
+}
+
+/// Whether anything is open, without remembering the names of years.
+fn has_open(storage: &dyn Storage, folder: &Path) -> io::Result<bool> {
+    for date in storage.list(folder)?.iter().filter(|entry| is_day(entry)) {
+        let files = storage.list(&folder.join(&date.name))?;
+        if files.iter().any(|file| file.name.ends_with(Form::Open.ending())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Finishes the open ones among `segments`, which come by number.
+fn finish_found(
+    storage: &dyn Storage,
+    segments: &mut Vec<(SegmentName, Form)>,
+    wanted: &dyn Fn(&SegmentName) -> bool,
+    tell: OnFinished<'_>,
+) -> Result<(), String> {
+    let boot_id = clock::boot_id();
+    // From the newest on: where the one after it begins, a segment must end.
+    for n in (0..segments.len()).rev() {
+        if segments[n].1 != Form::Open || !wanted(&segments[n].0) {
+            continue;
+        }
+        let next_first = segments.get(n + 1).and_then(|(next, form)| {
+            tail::first_index(storage, &next.path(*form), *form).ok().flatten()
+        });
+        let name = segments[n].0.clone();
+        let done = finish_one(storage, &name, &boot_id, next_first);
+        match done {
+            Ok(Finished::Ended { .. }) => segments[n].1 = Form::Plain,
+            // Its number is free again: a segment that never held a line is none that is missing.
+            Ok(Finished::Removed) => drop(segments.remove(n)),
+            Ok(Finished::SetAside(_)) | Err(_) => {}
+        }
+        tell(&name, done.map_err(at(&name.path(Form::Open))))?;
+    }
+    Ok(())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> String {
+    let path = path.to_path_buf();
+    move |error| format!("'{}': {error}", path.display())
+}
+
+fn is_day(entry: &Entry) -> bool {
+    entry.kind == EntryKind::Folder && entry.name.starts_with("date=")
 }
 
 #[derive(Debug, Clone, Copy, serde::Deserialize)]
@@ -117,10 +220,10 @@ fn find_segments(
     folder: &Path,
     feed: &FeedName,
 ) -> io::Result<Vec<(SegmentName, Form)>> {
-    let mut found: Vec<(SegmentName, Form)> = Vec::new();
+    let mut found: BTreeMap<SegmentName, Form> = BTreeMap::new();
     let dates = match storage.list(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     for date in dates.iter().filter(|entry| entry.name.starts_with("date=")) {
@@ -141,25 +244,23 @@ fn find_segments(
                 log::warn!("'{}' is no file (a link is none): passed over", path.display());
                 continue;
             }
-            match found.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, best)) => *best = (*best).max(form),
-                None => found.push((name, form)),
-            }
+            let best = found.entry(name).or_insert(form);
+            *best = form.max(*best);
         }
     }
     // By number: names of one feed may carry stamps that went back.
-    found.sort_by_key(|(name, _)| name.number);
-    Ok(found)
+    let mut segments: Vec<(SegmentName, Form)> = found.into_iter().collect();
+    segments.sort_by_key(|(name, _)| name.number);
+    Ok(segments)
 }
 
-/// Cuts an open segment to its whole lines, ends it, and gives it its final name; `None` where it
-/// was empty and is gone.
-fn finish_open(
+/// Cuts an open segment to its whole lines, ends it, and gives it its final name.
+fn finish_one(
     storage: &dyn Storage,
     name: &SegmentName,
     boot_id: &str,
     next_first: Option<u64>,
-) -> io::Result<Option<Form>> {
+) -> io::Result<Finished> {
     let path = name.path(Form::Open);
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
@@ -172,8 +273,11 @@ fn finish_open(
     };
     let bytes_cut = bytes - scan.valid_bytes;
     let bytes_unverified = scan.unverified_bytes;
+    let mut lines_cut = 0;
     if bytes_cut > 0 {
-        if trust == Trust::Marked {
+        lines_cut = count_lines(&*file, scan.valid_bytes)?;
+        // A crash of the recorder leaves the beginning of a line and nothing after it.
+        if trust == Trust::Marked || lines_cut > 0 {
             keep_tail(storage, &*file, name, scan.valid_bytes)?;
         }
         file.truncate(scan.valid_bytes)?;
@@ -206,20 +310,62 @@ fn finish_open(
         },
         scan.lines
     );
-    Ok(Some(Form::Plain))
+    Ok(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified })
 }
 
 /// An open segment that does not even have its header: nothing of it is a line of the tape.
-fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Option<Form>> {
+fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Finished> {
     if bytes == 0 {
         log::warn!("removed '{}': a crash left it empty", path.display());
         storage.remove(path)?;
-        return Ok(None);
+        return Ok(Finished::Removed);
     }
-    let damaged = PathBuf::from(format!("{}.damaged", path.display()));
+    let damaged = rename_aside(storage, path)?;
     log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
-    storage.rename(path, &damaged)?;
-    Ok(Some(Form::Open))
+    Ok(Finished::SetAside(damaged))
+}
+
+/// Renames a file to the first name of its own with `.damaged`, `.damaged-2` and so on behind it
+/// that is free.
+fn rename_aside(storage: &dyn Storage, path: &Path) -> io::Result<PathBuf> {
+    for n in 1..=ASIDE_MAX {
+        let number = if n == 1 { String::new() } else { format!("-{n}") };
+        let aside = PathBuf::from(format!("{}.damaged{number}", path.display()));
+        match storage.rename(path, &aside) {
+            Ok(()) => return Ok(aside),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("{ASIDE_MAX} damaged ones are kept beside it: move some away")))
+}
+
+/// Line feeds from `from` on.
+fn count_lines(file: &dyn StorageFile, from: u64) -> io::Result<u64> {
+    let mut lines = 0;
+    for_each_part(file, from, &mut |part| {
+        lines += memchr::memchr_iter(b'\n', part).count() as u64;
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
+/// The bytes from `from` on, in parts.
+fn for_each_part(
+    file: &dyn StorageFile,
+    from: u64,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = from;
+    let mut buf = vec![0; 64 << 10];
+    loop {
+        let bytes = tail::read_up_to(file, at, &mut buf)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        take(&buf[..bytes])?;
+        at += bytes as u64;
+    }
 }
 
 /// Keeps the bytes after the last line aside: after a crash of the machine they may be anything,
@@ -231,25 +377,10 @@ fn keep_tail(
     from: u64,
 ) -> io::Result<()> {
     let path = PathBuf::from(format!("{}.tail", name.path(Form::Plain).display()));
-    let tail = match storage.create(&path) {
-        // Recovery was itself cut off before: its copy may not be whole.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            storage.remove(&path)?;
-            storage.create(&path)?
-        }
-        other => other?,
-    };
+    // Recovery may itself have been cut off before: then its copy may not be whole.
+    let tail = create_anew(storage, &path)?;
     let mut out = Appender(tail.clone());
-    let mut at = from;
-    let mut buf = vec![0; 64 << 10];
-    loop {
-        let bytes = tail::read_up_to(file, at, &mut buf)?;
-        if bytes == 0 {
-            break;
-        }
-        io::Write::write_all(&mut out, &buf[..bytes])?;
-        at += bytes as u64;
-    }
+    for_each_part(file, from, &mut |part| io::Write::write_all(&mut out, part))?;
     tail.sync()
 }
 

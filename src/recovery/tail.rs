@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::clock::UnixNs;
 use crate::storage::{Cursor, Storage, StorageFile};
 use crate::tape::event::Counts;
-use crate::tape::line::{Line, TS_DIGITS};
+use crate::tape::line::{Kind, Line};
 use crate::tape::name::Form;
 use crate::tape::reader::frames::SeekTable;
 use crate::tape::reader::source::WINDOW_LOG_MAX;
@@ -27,6 +27,8 @@ const GZIP_BYTES_MAX: u64 = 17 << 30;
 pub(super) struct Tail {
     /// The first index after it.
     pub next_index: u64,
+    /// Lines were lost from it, so the next one may begin with a higher index.
+    pub is_least: bool,
     /// Stamp of its last line.
     pub last_ts: UnixNs,
 }
@@ -66,12 +68,26 @@ pub(super) fn of_segment(
     Ok(understand(&head, &tail))
 }
 
+/// Where a segment begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Index of its header.
+    pub first_index: u64,
+    /// Stamp of it.
+    pub ts: UnixNs,
+}
+
 /// Index of the segment's header; `None` where it can't be understood.
 pub(super) fn first_index(
     storage: &dyn Storage,
     path: &Path,
     form: Form,
 ) -> io::Result<Option<u64>> {
+    Ok(header(storage, path, form)?.map(|header| header.first_index))
+}
+
+/// What the segment's header says; `None` where it can't be understood.
+pub(super) fn header(storage: &dyn Storage, path: &Path, form: Form) -> io::Result<Option<Head>> {
     let mut source: Box<dyn Read> = match form {
         Form::Open | Form::Plain => Box::new(Cursor::new(storage.open(path)?)),
         Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(Cursor::new(storage.open(path)?))),
@@ -85,7 +101,7 @@ pub(super) fn first_index(
             bytes => done += bytes,
         }
     }
-    Ok(header_index(&head[..done]))
+    Ok(parse_header(&head[..done]))
 }
 
 /// A decoder which needs no more memory than those of the readers.
@@ -95,26 +111,31 @@ fn zstd_decoder(from: Cursor) -> io::Result<zstd::Decoder<'static, io::BufReader
     Ok(decoder)
 }
 
-fn header_index(head: &[u8]) -> Option<u64> {
+fn parse_header(head: &[u8]) -> Option<Head> {
     #[derive(serde::Deserialize)]
     struct Header {
         first_index: u64,
     }
-    let header = head.split(|byte| *byte == b'\n').next()?;
-    let header: Header = serde_json::from_slice(header.get(TS_DIGITS + 1..)?).ok()?;
-    (header.first_index <= COUNT_MAX).then_some(header.first_index)
+    let line = Line::parse(head.split(|byte| *byte == b'\n').next()?).ok()?;
+    let header: Header = serde_json::from_slice(line.raw).ok()?;
+    let first_index = Some(header.first_index).filter(|index| *index <= COUNT_MAX)?;
+    Some(Head { first_index, ts: line.ts })
 }
 
 fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
-    let first_index = header_index(head)?;
-    let last = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
-    let line = Line::parse(last).ok()?;
+    let first_index = parse_header(head)?.first_index;
+    let mut lines = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n');
+    let line = Line::parse(lines.next()?).ok()?;
     if !line.raw.starts_with(b"{\"event\":\"end\",") {
         return None;
     }
+    let before = lines.next().and_then(|line| Line::parse(line).ok());
+    let is_least = before.is_some_and(|line| {
+        line.kind == Kind::Event && line.raw.starts_with(b"{\"event\":\"recovered\",")
+    });
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
     let lines = Some(counts.lines).filter(|lines| *lines <= COUNT_MAX)?;
-    Some(Tail { next_index: first_index + lines + 1, last_ts: line.ts })
+    Some(Tail { next_index: first_index + lines + 1, is_least, last_ts: line.ts })
 }
 
 /// The first and the last bytes of a stream, in little memory.

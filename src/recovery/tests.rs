@@ -258,3 +258,123 @@ fn numbers_go_on_where_all_files_were_moved_away() {
     let none = prepare(&MemoryDisk::default(), &feed).unwrap();
     assert_eq!((none.next_number, none.next_index, none.had_tape), (0, 0, false));
 }
+
+fn named(feed: &str, number: u64, ts: UnixNs) -> SegmentName {
+    SegmentName::new(&FeedName::new(feed).unwrap(), number, ts)
+}
+
+const TS: UnixNs = 1_700_000_000_000_000_000;
+
+/// They stayed open for ever once the feed was taken off the command line.
+#[test]
+fn feeds_that_are_not_recorded_any_more_are_finished_too() {
+    let disk = MemoryDisk::default();
+    let whole = segment("another boot", 20, 400);
+    for feed in ["old", "_feedtape", "mine"] {
+        disk.put(named(feed, 0, TS).path(Form::Open), &whole[..whole.len() - 7]);
+    }
+    disk.put("feed=NO/date=2023-11-14/x.tape.open", b"not ours");
+    finish_others(&disk, &[&FeedName::new("mine").unwrap()]);
+    for feed in ["old", "_feedtape"] {
+        let plain = disk.contents(named(feed, 0, TS).path(Form::Plain)).unwrap();
+        let text = String::from_utf8_lossy(&plain);
+        let last: Vec<&str> = text.lines().rev().take(2).collect();
+        assert!(last[0].contains("\"end\"") && last[1].contains("\"recovered\""), "{last:?}");
+    }
+    assert!(disk.contents(named("mine", 0, TS).path(Form::Open)).is_some());
+    assert!(disk.contents("feed=NO/date=2023-11-14/x.tape.open").is_some());
+}
+
+/// Each operation fails once: it costs one segment of a foreign feed, and for a feed that is
+/// recorded it is an error.
+#[test]
+fn a_failure_on_a_foreign_feed_stops_nothing() {
+    let whole = segment("another boot", 20, 400);
+    let foreign = [named("a", 0, TS), named("a", 1, TS), named("b", 0, TS)];
+    for n in 0.. {
+        let disk = MemoryDisk::default();
+        foreign.iter().for_each(|name| disk.put(name.path(Form::Open), &whole));
+        disk.fault_at(n, crate::storage::memory::Fault::Fail(io::ErrorKind::PermissionDenied));
+        finish_others(&disk, &[]);
+        let operations = disk.operations();
+        let open = foreign.iter().filter(|name| disk.contents(name.path(Form::Open)).is_some());
+        let left = open.count();
+        // 0 lists the recording: nothing is known then. Lists of a folder cost that feed.
+        assert!(n == 0 || left <= 2, "operation {n}: {left} are left open");
+        finish_others(&disk, &[]);
+        for name in &foreign {
+            assert!(disk.contents(name.path(Form::Open)).is_none(), "operation {n}: {name:?}");
+        }
+        if n >= operations {
+            assert!(n > 20, "all operations were tried");
+            break;
+        }
+    }
+    let disk = MemoryDisk::default();
+    disk.put(foreign[0].path(Form::Open), &whole);
+    disk.fault_at(3, crate::storage::memory::Fault::Fail(io::ErrorKind::PermissionDenied));
+    assert!(prepare(&disk, &foreign[0].feed).is_err());
+}
+
+/// Lines in the middle that were cut after a crash of the recorder were gone without a trace.
+#[test]
+fn lines_that_are_cut_are_kept_aside_whatever_crashed() {
+    let mut torn = segment(&clock::boot_id(), 60, 500);
+    let hole = torn.len() - 200;
+    torn[hole] = b'\n';
+    let recovered = recover(&torn);
+    let tail = recovered.tail.clone().expect("whole lines were cut");
+    assert!(memchr::memchr_iter(b'\n', &tail).count() > 1 && torn.ends_with(&tail));
+    check_ends(&recovered);
+}
+
+#[test]
+fn damaged_ones_of_one_name_are_kept_beside_each_other() {
+    let disk = MemoryDisk::default();
+    for garbage in ["one", "two", "three"] {
+        disk.put(name().path(Form::Open), garbage.as_bytes());
+        prepare(&disk, &name().feed).unwrap();
+    }
+    for (ending, garbage) in [("", "one"), ("-2", "two"), ("-3", "three")] {
+        let path = format!("{}.damaged{ending}", name().path(Form::Open).display());
+        assert_eq!(disk.contents(path).as_deref(), Some(garbage.as_bytes()));
+    }
+}
+
+/// Numbers only rise, whatever is left of the files and whatever their names say.
+#[test]
+fn names_are_not_used_again() {
+    let mut whole = segment(&clock::boot_id(), 10, 1 << 20);
+    let counts =
+        Counts { lines: 11, bytes: whole.len() as u64, crc32c: Crc32c(crc32c::crc32c(&whole)) };
+    whole.extend(Event::End(counts).to_line(&Stamp::new(TS + 9_000_000)));
+    let feed = name().feed;
+    let check = |story: &str, files: &[(SegmentName, Form)], next: Option<&str>, expected| {
+        let disk = MemoryDisk::default();
+        for (name, form) in files {
+            disk.put(name.path(*form), &whole);
+        }
+        if let Some(next) = next {
+            disk.put("feed=f/.next", next.as_bytes());
+        }
+        let start = prepare(&disk, &feed).unwrap();
+        assert_eq!((start.next_number, start.next_index), expected, "{story}");
+        for (name, form) in files {
+            assert!(disk.contents(name.path(*form)).is_some(), "{story}: {name:?} is as it was");
+        }
+    };
+    let day = 86_400_000_000_000;
+    let plain = |number, ts| (named("f", number, ts), Form::Plain);
+    let next = Some("{\"segment\":8,\"index\":500}\n");
+    check("the clock went back", &[plain(7, TS), plain(8, TS - 3 * day)], None, (9, 112));
+    check("two in one second", &[plain(4, TS), plain(5, TS)], None, (6, 112));
+    check("all were moved away", &[], next, (8, 500));
+    check("all but an old one", &[plain(2, TS)], next, (8, 500));
+    check("no .next", &[plain(2, TS)], None, (3, 112));
+    check("an old .next", &[plain(9, TS)], next, (10, 500));
+    for torn in ["", "{\"segment\":8,\"ind", "\0\0\0\0", "{\"segment\":-1,\"index\":0}", "[]"] {
+        check(torn, &[plain(2, TS)], Some(torn), (3, 112));
+    }
+    let long = format!("{{\"segment\":8,\"index\":500}}{}", " ".repeat(1000));
+    check("a long .next", &[plain(2, TS)], Some(&long), (8, 500));
+}

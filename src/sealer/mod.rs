@@ -18,7 +18,7 @@ mod worker;
 use std::any::Any;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,8 +31,8 @@ pub use self::seal::SealError;
 use self::compress::Codec;
 use self::search::{Found, walk};
 use self::worker::{Inbox, Worker};
-use crate::storage::{Storage, StorageFile};
-use crate::tape::name::SegmentName;
+use crate::storage::{Storage, create_anew};
+use crate::tape::name::{Form, SegmentName};
 
 /// Segments that may wait in the queue; more are found by looking.
 pub const QUEUE_SEGMENTS_MAX: usize = 256;
@@ -199,6 +199,32 @@ pub fn seal_all_plain(
     compression.codec().is_none_or(|codec| seal_all(storage, codec, stop, on_event))
 }
 
+/// Seals one finished plain segment. Only where no sealer runs on the same recording.
+///
+/// # Errors
+/// See [`SealError`]; the plain one is still there then.
+pub fn seal_one_now(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    compression: Compression,
+) -> Result<(), SealError> {
+    compression
+        .codec()
+        .map_or(Ok(()), |codec| seal::seal(storage, name, codec, &|| false).map(drop))
+}
+
+/// Reads a sealed segment, and lists the checksum that it has now.
+///
+/// # Errors
+/// See [`SealError`]; nothing is listed then.
+pub fn list_one_now(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    form: Form,
+) -> Result<(), SealError> {
+    seal::list_anew(storage, name, form)
+}
+
 fn seal_all(
     storage: &dyn Storage,
     codec: Codec,
@@ -264,24 +290,14 @@ fn channels() -> (SealQueue, Inbox) {
     (queue, Inbox { names, overflow })
 }
 
-/// Makes a file, in place of one that a crash left.
-fn create_anew(storage: &dyn Storage, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-    match storage.create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            storage.remove(path)?;
-            storage.create(path)
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::compress::tests::lines;
     use super::*;
     use crate::storage::memory::{Fault, MemoryDisk};
-    use crate::tape::name::{FeedName, Form};
+    use crate::tape::name::FeedName;
     use crossbeam_channel::Receiver;
+    use std::path::Path;
 
     pub(super) const ZSTD: Compression = Compression::Zstd { level: 3 };
     pub(super) const PATIENCE: Duration = Duration::from_secs(30);

@@ -98,6 +98,28 @@ pub(super) fn seal(
     job.seal_anew(codec).map(Some)
 }
 
+/// Reads a sealed segment back and lists its checksum, in place of the one that is listed.
+///
+/// # Errors
+/// See [`SealError`].
+pub(super) fn list_anew(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    form: Form,
+) -> Result<(), SealError> {
+    let path = name.path(form);
+    let file = storage.open(&path).map_err(disk("open", &path))?;
+    let copy = copy::read_back(&file, form, &|| false).map_err(|error| match error {
+        CopyError::Interrupted => SealError::Interrupted,
+        CopyError::Plain(error) | CopyError::Copy(error) => disk("read", &path)(error),
+        CopyError::Corrupt(reason) => SealError::ReadBack { path: path.clone(), reason },
+    })?;
+    let folder = name.folder();
+    sums::list(storage, &folder, &name.file(form), &copy.sha256)
+        .map_err(disk("rewrite", &folder.join(sums::FILE)))?;
+    storage.sync_dir(&folder).map_err(disk("sync", &folder))
+}
+
 struct Job<'a> {
     storage: &'a dyn Storage,
     name: &'a SegmentName,

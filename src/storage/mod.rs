@@ -172,6 +172,20 @@ pub trait StorageFile: Send + Sync {
     fn drop_cache(&self, offset: u64, bytes: u64);
 }
 
+/// Makes a file, in place of one that a crash left.
+///
+/// # Errors
+/// Those of the disk.
+pub fn create_anew(storage: &dyn Storage, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+    match storage.create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            storage.remove(path)?;
+            storage.create(path)
+        }
+        other => other,
+    }
+}
+
 /// Appends to a [`StorageFile`], for `BufWriter` and other users of `Write`.
 pub struct Appender(pub Arc<dyn StorageFile>);
 
@@ -214,12 +228,25 @@ impl io::Read for Cursor {
 /// The real disk.
 pub struct Disk {
     root: PathBuf,
+    access: Access,
+}
+
+/// What files are opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Full,
+    Reading,
 }
 
 impl Disk {
     /// Paths will be relative to `root`.
     pub fn new(root: &Path) -> Disk {
-        Disk { root: root.to_path_buf() }
+        Disk { root: root.to_path_buf(), access: Access::Full }
+    }
+
+    /// Files are opened to be read only, so that nothing needs to be writable.
+    pub fn reading(root: &Path) -> Disk {
+        Disk { root: root.to_path_buf(), access: Access::Reading }
     }
 
     fn full(&self, path: &Path) -> PathBuf {
@@ -263,7 +290,8 @@ impl Storage for Disk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         self.check_folders(path.parent().unwrap_or(path))?;
-        let file = open_regular(&self.full(path), OpenOptions::new().read(true).append(true))?;
+        let append = self.access == Access::Full;
+        let file = open_regular(&self.full(path), OpenOptions::new().read(true).append(append))?;
         Ok(Arc::new(file))
     }
 

@@ -42,6 +42,34 @@ pub enum Event<'a> {
         /// Version of the program.
         feedtape: &'a str,
     },
+    /// The first line of a segment whose own was lost: recovery knows no more of it.
+    #[serde(rename = "segment")]
+    NewHeader {
+        /// [`super::VERSION`].
+        version: u32,
+        /// The feed's name.
+        feed: &'a str,
+        /// Number of the segment in its feed.
+        segment: u64,
+        /// Index of this line in its feed.
+        first_index: u64,
+        /// Null.
+        url: (),
+        /// Null.
+        host: (),
+        /// Null.
+        boot_id: (),
+        /// Null.
+        mono_offset_ns: (),
+        /// Unknown.
+        clock_sync: ClockSync,
+        /// Null.
+        clock_error_ns: (),
+        /// Null.
+        conn: (),
+        /// Version of the program that recovered it.
+        feedtape: &'a str,
+    },
     /// Stands about every MiB; the fields count all before this line.
     Mark(Counts),
     /// The last line of a finished segment; fields as in a mark.

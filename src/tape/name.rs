@@ -138,6 +138,11 @@ impl SegmentName {
         self.folder().join(self.file(form))
     }
 
+    /// The second of the segment's first line; `None` where there is no such day or time.
+    pub fn first_second(&self) -> Option<UnixNs> {
+        clock::from_compact(&self.stamp)
+    }
+
     /// Reads a file's name; `None` where it is not a segment's.
     pub fn parse(file: &str) -> Option<(SegmentName, Form)> {
         let (form, rest) = Form::ALL.into_iter().find_map(|form| {

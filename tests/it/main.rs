@@ -26,6 +26,7 @@ mod hostile;
 mod poll;
 mod protocol;
 mod proxy;
+mod recover;
 mod redirect;
 mod rotation;
 mod selftest;

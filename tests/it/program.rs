@@ -178,6 +178,13 @@ impl Run {
         self.poll(FEED, Server::start(scheme, scripts))
     }
 
+    /// Other feeds in the place of all: the next start knows only them.
+    pub fn instead<const N: usize>(mut self, feeds: [(&str, Server); N]) -> Run {
+        self.servers.clear();
+        self.feeds.clear();
+        feeds.into_iter().fold(self, |run, (name, server)| run.feed(name, server))
+    }
+
     /// Options without blanks in them, in one string.
     pub fn args(mut self, args: &str) -> Run {
         self.args.extend(args.split_whitespace().map(str::to_string));
@@ -297,6 +304,14 @@ impl Run {
     pub fn ends_in_haste(mut self) {
         let status = self.exit_status();
         assert!(!status.success(), "{status}");
+    }
+
+    /// Waits for the end of a program that was killed.
+    pub fn was_killed(mut self) -> Run {
+        let mut child = self.child.take().expect("the program was started");
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), None, "{status}");
+        self
     }
 
     fn exit_status(&mut self) -> ExitStatus {

@@ -44,7 +44,7 @@ pub struct VerifyArgs {
 /// was checked, files that could not be opened.
 pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Outcome> {
     let tapes = find(&args.paths)?;
-    let mut report = Report { out, findings: 0, in_file: 0, unreadable: 0 };
+    let mut report = Report::new(out);
     let result = verify(args, &tapes, &mut report);
     let (findings, unreadable) = (report.findings, report.unreadable);
     match result.map_err(anyhow::Error::from) {
@@ -67,6 +67,43 @@ fn verify(args: &VerifyArgs, tapes: &[Tape], report: &mut Report<'_>) -> io::Res
     report.out.flush()
 }
 
+/// What is wrong with one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Whole,
+    /// Its content is whole, but its sum is not listed as it is.
+    Unlisted,
+    /// Its content is damaged; the first finding.
+    Damaged(String),
+}
+
+/// Checks one segment file, whatever stands beside it.
+///
+/// # Errors
+/// The file can't be opened.
+pub(super) fn verify_file(path: &Path) -> Result<Verdict> {
+    let mut out = Vec::new();
+    let mut report = Report::new(&mut out);
+    for segment in find(&[path])?.iter().flat_map(|tape| &tape.segments) {
+        let (mut sums, mut totals) = (Sums::default(), Totals::default());
+        verify_segment(segment, NextIndex::Unknown, &mut sums, &mut totals, &mut report)?;
+    }
+    let (findings, of_sums) = (report.findings, report.of_sums);
+    ensure!(report.unreadable == 0, "it could not be opened, see above");
+    if findings == 0 {
+        return Ok(Verdict::Whole);
+    }
+    if findings == of_sums {
+        return Ok(Verdict::Unlisted);
+    }
+    // Those of the sums come first.
+    let text = String::from_utf8_lossy(&out);
+    let first = text.lines().nth(usize::try_from(of_sums).unwrap_or(0)).unwrap_or_default();
+    let shown = format!("{}: ", path.display());
+    Ok(Verdict::Damaged(first.strip_prefix(&shown).unwrap_or(first).to_string()))
+}
+
 /// Where findings go.
 struct Report<'a> {
     out: &'a mut dyn Write,
@@ -75,6 +112,14 @@ struct Report<'a> {
     in_file: u64,
     /// Files that could not be opened.
     unreadable: u64,
+    /// Findings about files' sums, among all.
+    of_sums: u64,
+}
+
+impl<'a> Report<'a> {
+    fn new(out: &'a mut dyn Write) -> Report<'a> {
+        Report { out, findings: 0, in_file: 0, unreadable: 0, of_sums: 0 }
+    }
 }
 
 impl Report<'_> {
@@ -250,7 +295,9 @@ fn verify_segment(
     let file = open.file().clone();
     let path = file.path();
     // The sum first: what it reads is in the page cache when the lines are read, which drops it.
+    let before = report.findings;
     sums.check(&file, report)?;
+    report.of_sums += report.findings - before;
     check_folders(&file, report)?;
     totals.segments += 1;
     totals.disk_bytes = totals.disk_bytes.saturating_add(open.source().disk_bytes());
