@@ -1,6 +1,7 @@
 //! Options of feeds: where each connects to, what it sends, and what it waits for.
 //!
-//! Owns their defaults and bounds, and what makes one or more feeds of them. All mistakes are noted.
+//! Owns their defaults and bounds, and what makes one or more feeds of them. All mistakes are
+//! noted.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -266,7 +266,8 @@ impl PollArgs {
         let Some(header) = &self.weight_header else {
             let others = [&self.weight, &self.weight_limit, &self.weight_window];
             if others.iter().any(|other| other.is_some()) {
-                let what = "needs, with --weight and --weight-window, --weight-header to say how much is used";
+                let what = "needs --weight-header to say how much is used; so do --weight and \
+                            --weight-window";
                 mistakes.about("--weight-limit", what);
             }
             return None;
@@ -389,7 +390,7 @@ mod tests {
         says("http://h/ --every 1s --jitter 2s", &["'2s': must be less"]);
         says("http://h/ --every 1s --method PUT", &["'PUT': must be GET or POST"]);
         says("http://h/ --every 1s --method get --body x", &["GET has no body"]);
-        says("http://h/ --every 1s --weight 2", &["--weight-header to say"]);
+        says("http://h/ --every 1s --weight 2", &["needs --weight-header to say"]);
         says("http://h/ --every 1s --weight-header a", &["needs --weight-limit"]);
         says(
             "http://h/ --every 1s --weight-header a --weight-limit 3 --weight 4",
