@@ -176,7 +176,7 @@ d = 1
 "#;
     let mistakes = check_file(text, "").unwrap_err();
     expect_test::expect![[r#"
-        feeds.toml:2: stale_after: is no option; did you mean 'stale-after'? It belongs under [def
+        feeds.toml:2: stale_after: is no option; did you mean 'stale-after'? It belongs under [d
         feeds.toml:3: rotate-evry: is no option; did you mean 'rotate-every'?
         feeds.toml:4: min-free: must be a text, as in "10s", or a whole number
         feeds.toml:7: [defaults] out: belongs at the top of the file: it is for the recorder
@@ -185,11 +185,16 @@ d = 1
         feeds.toml:16: [feed.c] has no url
         feeds.toml:21: [feed] d: must be a table: [feed.NAME] with its options below
         feeds.toml:12: [feed.a] max-message '9GiB': must be from 1KiB to 256MiB
-        feeds.toml:6: [defaults] stale-after: 'soon' is not a time span: write a number and a unit
-        feeds.toml:15: [feed.b] url: 'http//h/' is not the URL of a feed: it has no scheme; write 
-        feeds.toml:19: [feed.Bad] url: 'Bad' can't name a feed: use up to 64 of a-z 0-9 . _ - and 
+        feeds.toml:6: [defaults] stale-after: 'soon' is not a time span: write a number and a un
+        feeds.toml:15: [feed.b] url: 'http//h/' is not the URL of a feed: it has no scheme; writ
+        feeds.toml:19: [feed.Bad] url: 'Bad' can't name a feed: use up to 64 of a-z 0-9 . _ - an
     "#]]
-    .assert_eq(&mistakes.iter().map(|m| m.chars().take(90).collect::<String>() + "\n").collect::<String>());
+    .assert_eq(&brief(&mistakes));
+}
+
+/// Lines that fit the page.
+fn brief(mistakes: &[String]) -> String {
+    mistakes.iter().map(|mistake| mistake.chars().take(88).collect::<String>() + "\n").collect()
 }
 
 #[test]
