@@ -85,14 +85,26 @@ struct Open {
     synced: u64,
 }
 
+/// What `.next` of a feed is to say: the number and index that its next segment gets.
+struct Next {
+    feed: FeedName,
+    number: u64,
+    index: u64,
+    /// Whether it is still to be written: once the segment before is durable. Were `.next` durable
+    /// first, a crash of the machine could leave it without that segment, whose number would be
+    /// missing for ever.
+    is_due: bool,
+}
+
 /// The thread's state.
 pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     open: HashMap<FeedId, Open>,
-    /// The number and index that each feed's next segment gets.
-    next: HashMap<FeedId, (FeedName, u64, u64)>,
+    next: HashMap<FeedId, Next>,
     dirty_folders: Vec<PathBuf>,
+    /// Whether the last sync of some folder failed.
+    folders_fail: bool,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 }
 
@@ -108,6 +120,7 @@ impl Syncer {
             open: HashMap::new(),
             next: HashMap::new(),
             dirty_folders: Vec::new(),
+            folders_fail: false,
             on_finished,
         }
     }
@@ -139,8 +152,8 @@ impl Syncer {
     /// The last sync, and the numbers with which the next run goes on.
     pub(crate) fn end(&mut self) {
         self.sync_all();
-        for (feed, number, index) in std::mem::take(&mut self.next).into_values() {
-            self.write_next(&feed, number, index);
+        for next in std::mem::take(&mut self.next).into_values() {
+            self.write_next(&next);
         }
         self.sync_folders();
     }
@@ -148,9 +161,13 @@ impl Syncer {
     pub(crate) fn handle(&mut self, item: SyncItem) {
         match item {
             SyncItem::Opened { feed, segment, first_index } => {
-                let name = segment.name.clone();
-                self.write_next(&name.feed, name.number + 1, first_index);
-                self.next.insert(feed, (name.feed.clone(), name.number + 1, first_index));
+                let SegmentName { feed: name, number, .. } = segment.name.clone();
+                let next =
+                    Next { feed: name, number: number + 1, index: first_index, is_due: true };
+                if self.policy == FsyncPolicy::Never {
+                    self.write_next(&next);
+                }
+                self.next.insert(feed, next);
                 for folder in segment.parents() {
                     self.folder_is_dirty(folder);
                 }
@@ -158,25 +175,42 @@ impl Syncer {
                 self.open.insert(feed, Open { segment, synced: 0 });
             }
             SyncItem::Finished { feed, next_index } => {
-                if let Some((_, _, index)) = self.next.get_mut(&feed) {
-                    *index = next_index;
+                if let Some(next) = self.next.get_mut(&feed) {
+                    next.index = next_index;
+                    next.is_due = true;
                 }
                 if let Some(open) = self.open.remove(&feed) {
                     self.finish(open);
                 }
+                if self.policy == FsyncPolicy::Segment {
+                    self.write_due();
+                }
             }
             SyncItem::Abandoned { feed } => {
                 self.open.remove(&feed);
+                if let Some(next) = self.next.get_mut(&feed) {
+                    // Nobody knows what of it is durable.
+                    next.is_due = false;
+                }
             }
         }
     }
 
-    /// Syncs the file before it gets its final name: what has that name is whole.
+    /// Syncs the file before it gets its final name: what has that name is whole. Where it can't be
+    /// synced it stays open, and the next start looks what there is of it.
     fn finish(&mut self, mut open: Open) {
-        if self.policy != FsyncPolicy::Never {
-            self.sync(&mut open);
+        if self.policy != FsyncPolicy::Never && !open.segment.progress.failed() {
+            // Also where nothing is new by its progress: one that was closed after a failed write
+            // was cut and got its end past it.
+            self.sync_now(&mut open);
         }
         let name = open.segment.name.clone();
+        if open.segment.progress.failed() {
+            if let Some(next) = self.next.values_mut().find(|next| next.feed == name.feed) {
+                next.is_due = false;
+            }
+            return;
+        }
         let (from, to) = (name.path(Form::Open), name.path(Form::Plain));
         if let Err(error) = self.storage.rename(&from, &to) {
             log::error!(
@@ -205,13 +239,35 @@ impl Syncer {
         }
         self.open = open;
         self.sync_folders();
+        self.write_due();
+    }
+
+    /// Writes `.next` of the feeds whose segment before is durable by now.
+    fn write_due(&mut self) {
+        if self.folders_fail {
+            return;
+        }
+        let mut next = std::mem::take(&mut self.next);
+        for (feed, next) in next.iter_mut().filter(|(_, next)| next.is_due) {
+            // Where it is open it was synced, or it failed.
+            let is_durable = self.open.get(feed).is_none_or(|open| open.synced > 0);
+            if is_durable {
+                self.write_next(next);
+                next.is_due = false;
+            }
+        }
+        self.next = next;
     }
 
     fn sync(&self, open: &mut Open) {
         let written = open.segment.progress.written();
-        if written == open.synced || open.segment.progress.failed() {
-            return;
+        if written != open.synced && !open.segment.progress.failed() {
+            self.sync_now(open);
         }
+    }
+
+    fn sync_now(&self, open: &mut Open) {
+        let written = open.segment.progress.written();
         match open.segment.file.sync() {
             Ok(()) => {
                 open.segment.file.drop_cache(open.synced, written - open.synced);
@@ -232,22 +288,38 @@ impl Syncer {
         }
     }
 
+    /// Makes names durable. A folder whose sync failed is synced again the next time: unlike bytes,
+    /// its names are still there to be written. Told once, until all goes well again.
     fn sync_folders(&mut self) {
-        for folder in std::mem::take(&mut self.dirty_folders) {
-            if self.policy == FsyncPolicy::Never {
-                continue;
-            }
-            if let Err(error) = self.storage.sync_dir(&folder) {
-                log::error!("can't sync the folder '{}': {error}", folder.display());
+        let folders = std::mem::take(&mut self.dirty_folders);
+        if self.policy == FsyncPolicy::Never {
+            return;
+        }
+        for folder in folders {
+            match self.storage.sync_dir(&folder) {
+                Ok(()) => {}
+                // Pruned, or moved away with all that was in it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    if !self.folders_fail {
+                        log::error!(
+                            "can't sync the folder '{}': {error}; tried again with the next sync",
+                            folder.display()
+                        );
+                    }
+                    self.folders_fail = true;
+                    self.dirty_folders.push(folder);
+                }
             }
         }
+        self.folders_fail = !self.dirty_folders.is_empty();
     }
 
     /// `OUT/feed=F/.next`: numbers and indices go on even where all segments were moved away.
-    fn write_next(&mut self, feed: &FeedName, number: u64, index: u64) {
-        let folder = feed.folder();
+    fn write_next(&mut self, next: &Next) {
+        let folder = next.feed.folder();
         let folder = Path::new(&folder);
-        let result = self.replace_next(folder, number, index);
+        let result = self.replace_next(folder, next.number, next.index);
         if let Err(error) = result {
             log::warn!("can't write '{}/.next': {error}", folder.display());
         } else {
