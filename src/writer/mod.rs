@@ -500,21 +500,29 @@ impl Writer {
 
     fn flush_all(&mut self) {
         self.write_batch();
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for feed in dirty.drain(..) {
-            let Some(segment) = &mut self.open[feed] else {
-                continue;
-            };
-            if let Err(error) = segment.flush() {
-                self.rescue(feed, &error);
-            } else if self.stats.disk_stalled.get() == 1 {
-                self.stats.disk_stalled.set(0);
-                log::warn!("the disk takes data again");
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for feed in dirty.drain(..) {
+                self.flush(feed);
+            }
+            // What a failed segment did not take stands in the buffer of a new one by now.
+            if self.dirty.is_empty() {
+                // The list keeps its memory for the next round.
+                self.dirty = dirty;
+                return;
             }
         }
-        // The list keeps its memory for the next round.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
+    }
+
+    fn flush(&mut self, feed: FeedId) {
+        let Some(segment) = &mut self.open[feed] else {
+            return;
+        };
+        if let Err(error) = segment.flush() {
+            self.rescue(feed, &error);
+        } else if self.stats.disk_stalled.get() == 1 {
+            self.stats.disk_stalled.set(0);
+            log::warn!("the disk takes data again");
         }
     }
 
