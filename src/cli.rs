@@ -17,6 +17,7 @@ use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
+use crate::tools::prune::{self, PruneArgs};
 use crate::tools::simulate::{self, SimulateArgs};
 use crate::tools::verify::{self, VerifyArgs};
 
@@ -50,6 +51,8 @@ enum Command {
     Info(InfoArgs),
     /// Check a recording: structure, counts, checksums, numbering.
     Verify(VerifyArgs),
+    /// Delete the oldest segments of a recording.
+    Prune(PruneArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -66,6 +69,7 @@ impl Command {
             | Command::Cat(_)
             | Command::Info(_)
             | Command::Verify(_)
+            | Command::Prune(_)
             | Command::Simulate(_) => 0,
         }
     }
@@ -91,7 +95,11 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
             Ok(options) => record(options),
-            Err(mistakes) => return usage(&mistakes),
+            Err(mistakes) => return usage("record", &mistakes),
+        },
+        Command::Prune(args) => match args.check() {
+            Ok(keep) => prune::run(args, keep, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("prune", &mistakes),
         },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
@@ -109,11 +117,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn usage(mistakes: &[String]) -> ExitCode {
+fn usage(command: &str, mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
         logging::say_error(&format!("error: {mistake}"));
     }
-    logging::say_error("\nFor more information, try 'feedtape help record'.");
+    logging::say_error(&format!("\nFor more information, try 'feedtape help {command}'."));
     ExitCode::from(USAGE)
 }
 
@@ -122,9 +130,9 @@ fn record(options: crate::config::RecorderOptions) -> anyhow::Result<Outcome> {
         log::info!("{}: {}", feed.name, feed.target.url);
     }
     let recorder = Recorder::start(options)?;
-    let feeds = recorder.views().to_vec();
+    let (feeds, stats) = (recorder.views().to_vec(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {});
     // However it ended. A closed stderr is no reason to fail after all is done.
-    let _ = io::stderr().write_all(closing_report(&feeds).as_bytes());
+    let _ = io::stderr().write_all(closing_report(&feeds, &stats).as_bytes());
     Ok(if ended?.lost { Outcome::Loss } else { Outcome::Clean })
 }

@@ -107,6 +107,13 @@ pub fn compact(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
+/// Reads what [`compact`] writes, to the second; `None` where it is no time of a day.
+pub fn parse_compact(text: &str) -> Option<UnixNs> {
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
+    let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    u64::try_from(time.timestamp().as_nanosecond()).ok()
+}
+
 /// RFC 3339 in UTC with milliseconds, for people.
 pub fn rfc3339(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
@@ -254,6 +261,10 @@ mod tests {
         let ts = 1_736_682_893_953_758_185;
         assert_eq!(date(ts), "2025-01-12");
         assert_eq!(compact(ts), "20250112T115453Z");
+        assert_eq!(parse_compact("20250112T115453Z"), Some(ts / 1_000_000_000 * 1_000_000_000));
+        for wrong in ["", "20250112T115453", "20251312T115453Z", "20250112T255453Z", "x"] {
+            assert_eq!(parse_compact(wrong), None, "{wrong}");
+        }
         assert_eq!(rfc3339(ts), "2025-01-12T11:54:53.953Z");
         assert_eq!(date(u64::MAX).len(), 10);
     }

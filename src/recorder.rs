@@ -4,11 +4,11 @@
 //! end from the source on: feeds, writer, syncer, sealer; each closes the channel to the next.
 //! Prints nothing: figures are for who started it to show.
 
+pub mod lock;
+
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,8 +36,6 @@ use crate::syncer;
 use crate::units::format_size;
 use crate::writer::{self, Tape, WriterOptions};
 
-/// In the recording's folder; who holds the lock on it may write there.
-const LOCK_NAME: &str = "feedtape.lock";
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While ending, it looks this often whether a thread has ended.
@@ -97,7 +95,7 @@ impl Recorder {
         // Before anything that a signal could leave half done.
         let (send_event, events) = bounded(options.feeds.len() + 16);
         let signals = SignalThread::start(send_event.clone())?;
-        let lock = lock_folder(&options.out)?;
+        let lock = lock::lock_or_make(&options.out)?;
         raise_descriptor_limit(options.feeds.len() as u64);
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
         let stats = Arc::new(RecorderStats::default());
@@ -191,6 +189,11 @@ impl Recorder {
         &self.views
     }
 
+    /// The recorder's own figures.
+    pub fn stats(&self) -> Arc<RecorderStats> {
+        self.stats.clone()
+    }
+
     /// Where to send [`Event::Stop`] to.
     pub fn events(&self) -> Sender<Event> {
         self.send_event.clone()
@@ -244,7 +247,7 @@ impl Recorder {
 
     /// What is written to a folder that was moved or deleted is found by nobody.
     fn check_folder(&self) -> anyhow::Result<()> {
-        let path = self.options.out.join(LOCK_NAME);
+        let path = self.options.out.join(lock::NAME);
         let ours = self.lock.metadata().context("can't look at the lock")?;
         let gone = match std::fs::metadata(&path) {
             Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
@@ -388,36 +391,6 @@ fn end_at_once_if_asked_twice(event: Event) {
     }
 }
 
-fn lock_folder(out: &Path) -> anyhow::Result<std::fs::File> {
-    let shown = out.display();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(out)
-        .with_context(|| format!("can't make the folder '{shown}'"))?;
-    let path = out.join(LOCK_NAME);
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o640)
-        .open(&path)
-        .with_context(|| format!("can't open '{}'", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!(
-                "'{shown}' is in use by another recorder, which holds '{}'; give this one its \
-                 own --out",
-                path.display()
-            )
-        }
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("can't lock '{}'", path.display()))
-        }
-    }
-}
-
 fn raise_descriptor_limit(feeds: u64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let needed = FDS_BASE + FDS_PER_FEED * feeds;
@@ -493,9 +466,25 @@ fn start_sealer(
         SealEvent::Unlisted { folder, error } => {
             log::error!("can't list '{}' for segments to seal: {error}", folder.display());
         }
+        SealEvent::Pruned { name, bytes, reason, .. } => {
+            stats.pruned_segments.add(1);
+            stats.pruned_bytes.add(bytes);
+            let size = format_size(bytes);
+            log::info!("{}: deleted segment {}, {size}: {reason}", name.feed, name.number);
+        }
+        SealEvent::PruneFailed { path, error } => {
+            log::error!("can't delete old segments: '{}': {error}", path.display());
+        }
+        SealEvent::OverKeep { bytes, keep_bytes } => log::warn!(
+            "{} are on disk, more than --keep-bytes {}, and none of it may go: it is open, not \
+             sealed yet, or the newest of its feed",
+            format_size(bytes),
+            format_size(keep_bytes)
+        ),
         SealEvent::Left { .. } => {}
     });
-    sealer::spawn(storage.clone(), options.compression, on_event).context("can't start the sealer")
+    sealer::spawn(storage.clone(), options.compression, options.keep, on_event)
+        .context("can't start the sealer")
 }
 
 /// Turns signals into events, on a thread of its own.

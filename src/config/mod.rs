@@ -4,12 +4,15 @@
 //! each with the option, the value and what would be right. No side effects but reading the files
 //! that options name.
 
+mod keep;
 mod secrets;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::keep::KeepArgs;
 
 use crate::feed::lines::Rotation;
 use crate::feed::session::Rules;
@@ -19,6 +22,7 @@ use crate::feed::transport::{Target, check_header};
 use crate::feed::url::FeedUrl;
 use crate::feed::{FeedOptions, OnStall};
 use crate::sealer::Compression;
+use crate::sealer::retention::Keep;
 use crate::syncer::FsyncPolicy;
 use crate::tape::MESSAGE_BYTES_MAX;
 use crate::tape::event::StampClock;
@@ -99,6 +103,10 @@ pub struct RecordArgs {
     /// Stop writing while less than this is free on the disk; 0 is no limit.
     #[arg(long, value_name = "SIZE", default_value = "128MiB", help_heading = "Recording")]
     pub min_free: String,
+
+    /// What is deleted, and when.
+    #[command(flatten, next_help_heading = "Recording")]
+    pub keep: KeepArgs,
 
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
@@ -190,6 +198,8 @@ pub struct RecorderOptions {
     pub stop_timeout: Duration,
     /// Nothing is written while less is free.
     pub min_free: u64,
+    /// What is not deleted.
+    pub keep: Keep,
 }
 
 impl RecordArgs {
@@ -215,6 +225,7 @@ impl RecordArgs {
                 as usize,
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
+            keep: self.keep.check_into(&mut mistakes),
         };
         if mistakes.0.is_empty() { Ok(options) } else { Err(mistakes.0) }
     }

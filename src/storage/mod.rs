@@ -44,6 +44,10 @@ pub trait Storage: Send + Sync {
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty folder; fails with `DirectoryNotEmpty` where anything is in it.
+    fn remove_dir(&self, folder: &Path) -> io::Result<()>;
+    /// Length of a file in bytes, which is not opened for that.
+    fn bytes_of(&self, path: &Path) -> io::Result<u64>;
     /// Makes names in the folder durable: creations, renames, removals.
     fn sync_dir(&self, folder: &Path) -> io::Result<()>;
     /// What the folder holds, sorted by name.
@@ -167,6 +171,14 @@ impl Storage for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(self.full(path))
+    }
+
+    fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+        std::fs::remove_dir(self.full(folder))
+    }
+
+    fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.full(path))?.len())
     }
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {

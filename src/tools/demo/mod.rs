@@ -123,11 +123,11 @@ fn record(args: &DemoArgs, folder: &Path) -> anyhow::Result<Outcome> {
     say(&format!("  {}\n", typed.join(" ")));
 
     let recorder = Recorder::start(recorder_options(&words)?)?;
-    let feeds = recorder.views().to_vec();
+    let (feeds, stats) = (recorder.views().to_vec(), recorder.stats());
     let mut progress = Progress::start(args.duration);
     let ended = recorder.run(progress.look_every(), &mut |feeds| progress.look(feeds));
     progress.finish(&feeds);
-    say(&closing_report(&feeds));
+    say(&closing_report(&feeds, &stats));
     let ended = ended?;
 
     let recorded: u64 = feeds.iter().map(|feed| feed.stats.messages.get()).sum();
