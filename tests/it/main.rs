@@ -23,6 +23,7 @@ mod ending;
 mod exact;
 mod hard;
 mod protocol;
+mod retention;
 mod rotation;
 mod selftest;
 mod simulate;
