@@ -18,6 +18,7 @@ use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
+use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
 use crate::tools::verify::{self, VerifyArgs};
@@ -54,6 +55,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Finish what a crash left open, and save what can be read of damaged segments.
     Recover(RecoverArgs),
+    /// Delete the oldest segments of a recording.
+    Prune(PruneArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -71,6 +74,7 @@ impl Command {
             | Command::Info(_)
             | Command::Verify(_)
             | Command::Recover(_)
+            | Command::Prune(_)
             | Command::Simulate(_) => 0,
         }
     }
@@ -96,7 +100,11 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
             Ok(options) => record(options, args),
-            Err(mistakes) => return usage(&mistakes),
+            Err(mistakes) => return usage("record", &mistakes),
+        },
+        Command::Prune(args) => match args.check() {
+            Ok(keep) => prune::run(args, keep, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("prune", &mistakes),
         },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
@@ -124,11 +132,11 @@ fn parse() -> Result<Cli, clap::Error> {
     Ok(cli)
 }
 
-fn usage(mistakes: &[String]) -> ExitCode {
+fn usage(command: &str, mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
         logging::say_error(&format!("error: {mistake}"));
     }
-    logging::say_error("\nFor more information, try 'feedtape help record'.");
+    logging::say_error(&format!("\nFor more information, try 'feedtape help {command}'."));
     ExitCode::from(USAGE)
 }
 
@@ -137,9 +145,9 @@ fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow:
         log::info!("{}: {}", feed.name(), feed.url());
     }
     let recorder = Recorder::start(options)?;
-    let feeds = recorder.views().clone();
+    let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());
     // However it ended. A closed stderr is no reason to fail after all is done.
-    let _ = io::stderr().write_all(closing_report(&feeds.all()).as_bytes());
+    let _ = io::stderr().write_all(closing_report(&feeds.all(), &stats).as_bytes());
     Ok(if ended?.lost { Outcome::Loss } else { Outcome::Clean })
 }

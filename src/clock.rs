@@ -281,6 +281,10 @@ mod tests {
         let ts = 1_736_682_893_953_758_185;
         assert_eq!(date(ts), "2025-01-12");
         assert_eq!(compact(ts), "20250112T115453Z");
+        assert_eq!(from_compact("20250112T115453Z"), Some(ts / 1_000_000_000 * 1_000_000_000));
+        for wrong in ["", "20250112T115453", "20251312T115453Z", "20250112T255453Z", "x"] {
+            assert_eq!(from_compact(wrong), None, "{wrong}");
+        }
         assert_eq!(rfc3339(ts), "2025-01-12T11:54:53.953Z");
         assert_eq!(date(u64::MAX).len(), 10);
     }

@@ -47,7 +47,7 @@
 //! | `writer` | [`writer`] | the channel of blocks | blocks; every 500 ms it looks at idle segments and free space |
 //! | | | while the disk takes nothing | the order to give up, or the next attempt in 2 s |
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
-//! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt |
+//! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt, the next pruning |
 //! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
@@ -88,7 +88,8 @@
 //!   fails and crashes where they like.
 //! - [`recovery`]: what a start finishes; [`recovery::repair`]: what `recover` saves of damaged
 //!   segments.
-//! - [`sealer`]: the order in which a segment becomes final.
+//! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
+//!   by `--keep`, and in which order of steps.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.
 //!
@@ -103,7 +104,8 @@
 //! - A name of a file is never used again, and no file is overwritten but the two lists that are
 //!   replaced whole: `.next` and `_SHA256SUMS`.
 //! - A plain segment is deleted only after its sealed copy is durable, was read back, and is
-//!   listed.
+//!   listed. Lines are deleted by `--keep` and `--keep-bytes` only: what remains of a feed is a run
+//!   of segments without holes up to its newest.
 //! - After a failed write or sync a segment is closed for good; a failed sync is never repeated.
 //! - Every queue, buffer, message, retry and wait has a limit, which is a constant or an option.
 //! - Bytes from the network or the disk never panic, and no length in them is believed unchecked.

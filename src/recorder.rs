@@ -24,7 +24,7 @@ use crate::feed::{Command, FeedEnd, FeedPlan};
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::resolver::Resolver;
-use crate::sealer::{self, SealEvent, SealQueue, Sealer};
+use crate::sealer::Sealer;
 use crate::service;
 use crate::stats::RecorderStats;
 use crate::storage::{Disk, Storage};
@@ -35,14 +35,16 @@ use crate::writer::{self, WriterOptions};
 mod feeds;
 mod folder;
 mod limits;
+pub mod lock;
+mod sealing;
 mod signals;
 mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
-pub use self::folder::try_lock;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
+use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::watch::{DiskNews, DiskWatch, StepLog};
 
@@ -210,6 +212,11 @@ impl Recorder {
     /// The feeds' figures.
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    /// The figures of the whole.
+    pub fn stats(&self) -> Arc<RecorderStats> {
+        self.stats.clone()
     }
 
     /// Where to send [`Event::Stop`] to.
@@ -505,45 +512,6 @@ fn prepare_tapes(
     let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
     recovery::finish_others(storage, &recorded);
     Ok((tapes, starts))
-}
-
-fn on_finished(queue: SealQueue) -> Box<dyn FnMut(crate::tape::name::SegmentName) + Send> {
-    Box::new(move |name| queue.push(name))
-}
-
-fn start_sealer(
-    storage: &Arc<dyn Storage>,
-    options: &RecorderOptions,
-    views: &Views,
-    stats: &Arc<RecorderStats>,
-) -> anyhow::Result<Sealer> {
-    let views = views.clone();
-    let stats = stats.clone();
-    let on_event = Box::new(move |event: SealEvent| match event {
-        SealEvent::Sealed { name, raw_bytes, sealed_bytes, elapsed } => {
-            if let Some(view) = views.find(&name.feed) {
-                view.stats.sealed_raw_bytes.add(raw_bytes);
-                view.stats.sealed_bytes.add(sealed_bytes);
-            }
-            log::info!(
-                "{}: sealed segment {}: {} to {} in {} ms",
-                name.feed,
-                name.number,
-                format_size(raw_bytes),
-                format_size(sealed_bytes),
-                elapsed.as_millis()
-            );
-        }
-        SealEvent::Failed { name, error } => {
-            stats.seal_failures.add(1);
-            log::error!("{}: can't seal segment {}: {error}", name.feed, name.number);
-        }
-        SealEvent::Unlisted { folder, error } => {
-            log::error!("can't list '{}' for segments to seal: {error}", folder.display());
-        }
-        SealEvent::Left { .. } => {}
-    });
-    sealer::spawn(storage.clone(), options.compression, on_event).context("can't start the sealer")
 }
 
 #[cfg(test)]

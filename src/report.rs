@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, RecorderStats};
 use crate::tape::name::FeedName;
 use crate::units::format_size;
 
@@ -45,9 +45,16 @@ impl Views {
 }
 
 /// A line for each feed: messages, bytes, connections, gaps and losses by cause, size of the tape
-/// as it came and as it was sealed.
-pub fn closing_report(views: &[FeedView]) -> String {
-    views.iter().map(|view| line(view) + "\n").collect()
+/// as it came and as it was sealed. And one for what was deleted, where anything was: it may be of
+/// feeds that are not recorded any more.
+pub fn closing_report(views: &[FeedView], stats: &RecorderStats) -> String {
+    let mut report: String = views.iter().map(|view| line(view) + "\n").collect();
+    let deleted = stats.pruned_segments.get();
+    if deleted > 0 {
+        let size = format_size(stats.pruned_bytes.get());
+        report += &format!("deleted {}, {size}\n", count(deleted, "old segment"));
+    }
+    report
 }
 
 fn line(FeedView { name, stats }: &FeedView) -> String {
@@ -100,11 +107,12 @@ mod tests {
     fn a_report_tells_all_causes() {
         let stats = Arc::new(FeedStats::default());
         let view = FeedView { name: FeedName::new("btc").unwrap(), stats: stats.clone() };
+        let recorder = RecorderStats::default();
         stats.connections.add(1);
         expect![[r#"
             btc: 0 messages, 0 bytes, 1 connection, 0 gaps, 0 dropped; tape 0B
         "#]]
-        .assert_eq(&closing_report(std::slice::from_ref(&view)));
+        .assert_eq(&closing_report(std::slice::from_ref(&view), &recorder));
         stats.messages.add(2);
         stats.bytes.add(1);
         stats.gaps.count(GapReason::Reconnect, 0, 0);
@@ -112,9 +120,12 @@ mod tests {
         stats.tape_bytes.add(3 << 20);
         stats.sealed_raw_bytes.add(2 << 20);
         stats.sealed_bytes.add(1 << 19);
+        recorder.pruned_segments.add(3);
+        recorder.pruned_bytes.add(3 << 19);
         expect![[r#"
             btc: 2 messages, 1 byte, 1 connection, 2 gaps (1 reconnect; 1 stall, 5 lost), 5 dropped; tape 3MiB, 2MiB of it sealed to 512KiB (4.0x)
+            deleted 3 old segments, 1.5MiB
         "#]]
-        .assert_eq(&closing_report(&[view]));
+        .assert_eq(&closing_report(&[view], &recorder));
     }
 }

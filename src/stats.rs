@@ -154,6 +154,10 @@ pub struct RecorderStats {
     pub writer_busy_since: Counter,
     /// Seals that failed.
     pub seal_failures: Counter,
+    /// Segments deleted by `--keep` and `--keep-bytes`, of any feed.
+    pub pruned_segments: Counter,
+    /// Their bytes on disk.
+    pub pruned_bytes: Counter,
     /// 1 while the writer can't write and tries again.
     pub disk_stalled: Counter,
 }

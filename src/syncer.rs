@@ -115,13 +115,23 @@ struct Folder {
     failed: bool,
 }
 
+/// What `.next` of a feed is to say: the number and index that its next segment gets.
+struct Next {
+    feed: FeedName,
+    number: u64,
+    index: u64,
+    /// Whether it is still to be written: once the segment before is durable. Were `.next` durable
+    /// first, a crash of the machine could leave it without that segment, whose number would be
+    /// missing for ever.
+    is_due: bool,
+}
+
 /// The thread's state.
 pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     open: HashMap<FeedId, Open>,
-    /// The number and index that each feed's next segment gets.
-    next: HashMap<FeedId, (FeedName, u64, u64)>,
+    next: HashMap<FeedId, Next>,
     dirty_folders: Vec<Folder>,
     /// Finished segments that don't have their final names yet.
     unnamed: Vec<Finished>,
@@ -177,8 +187,8 @@ impl Syncer {
     pub(crate) fn end(&mut self) {
         self.name_finished();
         self.sync_all();
-        for (feed, (name, number, index)) in std::mem::take(&mut self.next) {
-            self.write_next(feed, &name, number, index);
+        for (feed, next) in std::mem::take(&mut self.next) {
+            self.write_next(feed, &next);
         }
         self.sync_folders();
         for finished in &self.unnamed {
@@ -191,9 +201,13 @@ impl Syncer {
         match item {
             SyncItem::Opened { feed, segment, first_index, stats } => {
                 self.stats.insert(feed, stats);
-                let name = segment.name.clone();
-                self.write_next(feed, &name.feed, name.number + 1, first_index);
-                self.next.insert(feed, (name.feed.clone(), name.number + 1, first_index));
+                let SegmentName { feed: name, number, .. } = segment.name.clone();
+                let next =
+                    Next { feed: name, number: number + 1, index: first_index, is_due: true };
+                if self.policy == FsyncPolicy::Never {
+                    self.write_next(feed, &next);
+                }
+                self.next.insert(feed, next);
                 for folder in segment.parents() {
                     self.folder_is_dirty(feed, folder);
                 }
@@ -201,24 +215,40 @@ impl Syncer {
                 self.open.insert(feed, Open { segment, synced: 0 });
             }
             SyncItem::Finished { feed, next_index } => {
-                if let Some((_, _, index)) = self.next.get_mut(&feed) {
-                    *index = next_index;
+                if let Some(next) = self.next.get_mut(&feed) {
+                    next.index = next_index;
+                    next.is_due = true;
                 }
                 if let Some(open) = self.open.remove(&feed) {
                     self.finish(feed, open);
                 }
+                if self.policy == FsyncPolicy::Segment {
+                    self.write_due();
+                }
             }
             SyncItem::Abandoned { feed } => {
                 self.open.remove(&feed);
+                if let Some(next) = self.next.get_mut(&feed) {
+                    // Nobody knows what of it is durable.
+                    next.is_due = false;
+                }
             }
         }
     }
 
-    /// Syncs the file before it gets its final name: what has that name is whole.
+    /// Syncs the file before it gets its final name: what has that name is whole. Where it can't be
+    /// synced it stays open, and the next start looks what there is of it.
     fn finish(&mut self, feed: FeedId, mut open: Open) {
-        if self.policy != FsyncPolicy::Never {
-            // Also where nothing is new: one that was given up is cut, and its `end` was late.
-            self.sync(feed, &mut open);
+        if self.policy != FsyncPolicy::Never && !open.segment.progress.failed() {
+            // Also where nothing is new by its progress: one that was closed after a failed write
+            // was cut and got its end past it.
+            self.sync_now(feed, &mut open);
+        }
+        if open.segment.progress.failed() {
+            if let Some(next) = self.next.get_mut(&feed) {
+                next.is_due = false;
+            }
+            return;
         }
         let name = open.segment.name.clone();
         self.unnamed.push(Finished { feed, name, refused: false });
@@ -270,13 +300,35 @@ impl Syncer {
         }
         self.open = open;
         self.sync_folders();
+        self.write_due();
+    }
+
+    /// Writes `.next` of the feeds whose segment before is durable by now.
+    fn write_due(&mut self) {
+        if self.dirty_folders.iter().any(|folder| folder.failed) {
+            return;
+        }
+        let mut next = std::mem::take(&mut self.next);
+        for (feed, next) in next.iter_mut().filter(|(_, next)| next.is_due) {
+            // Where it is open it was synced, or it failed.
+            let is_durable = self.open.get(feed).is_none_or(|open| open.synced > 0);
+            if is_durable {
+                self.write_next(*feed, next);
+                next.is_due = false;
+            }
+        }
+        self.next = next;
     }
 
     fn sync(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        if open.segment.progress.failed() {
-            return;
+        if written != open.synced && !open.segment.progress.failed() {
+            self.sync_now(feed, open);
         }
+    }
+
+    fn sync_now(&self, feed: FeedId, open: &mut Open) {
+        let written = open.segment.progress.written();
         match open.segment.file.sync() {
             Ok(()) => {
                 open.segment.file.drop_cache(open.synced, written - open.synced);
@@ -306,6 +358,8 @@ impl Syncer {
         }
     }
 
+    /// Makes names durable. A folder whose sync failed is synced again the next time: unlike bytes,
+    /// its names are still there to be written. Told once, until all goes well again.
     fn sync_folders(&mut self) {
         for folder in std::mem::take(&mut self.dirty_folders) {
             if self.policy != FsyncPolicy::Never {
@@ -321,6 +375,8 @@ impl Syncer {
         match self.storage.sync_dir(&folder.path) {
             Ok(()) if folder.failed => log::info!("the folder '{}' is synced", path.display()),
             Ok(()) => {}
+            // Pruned, or moved away with all that was in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // Some file systems know nothing of syncing folders.
             Err(error) if is_unsupported(&error) => {
                 log::debug!("can't sync the folder '{}': {error}", path.display());
@@ -340,10 +396,10 @@ impl Syncer {
     }
 
     /// `OUT/feed=F/.next`: numbers and indices go on even where all segments were moved away.
-    fn write_next(&mut self, feed: FeedId, name: &FeedName, number: u64, index: u64) {
-        let folder = name.folder();
+    fn write_next(&mut self, feed: FeedId, next: &Next) {
+        let folder = next.feed.folder();
         let folder = Path::new(&folder);
-        let result = self.replace_next(folder, number, index);
+        let result = self.replace_next(folder, next.number, next.index);
         if let Err(error) = result {
             log::warn!("can't write '{}/.next': {error}", folder.display());
         } else {

@@ -8,6 +8,7 @@
 
 mod feed;
 mod file;
+mod keep;
 mod lists;
 mod mistakes;
 mod network;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use self::feed::FeedArgs;
 use self::file::{FeedTable, Schema};
+pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
 pub use self::poll::PollArgs;
 use self::recorder::Common;
@@ -35,6 +37,7 @@ use crate::feed::lines::Rotation;
 use crate::feed::text::Text;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
+use crate::sealer::retention::Keep;
 use crate::syncer::FsyncPolicy;
 use crate::tape::name::FeedName;
 
@@ -106,6 +109,8 @@ pub struct RecorderOptions {
     pub stop_timeout: Duration,
     /// Nothing is written while less is free.
     pub min_free: u64,
+    /// What is not deleted.
+    pub keep: Keep,
 }
 
 impl RecordArgs {

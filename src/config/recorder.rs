@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::RecorderOptions;
 use super::mistakes::Mistakes;
+use super::{KeepArgs, RecorderOptions};
 use crate::feed::OnStall;
 use crate::feed::lines::Rotation;
 use crate::sealer::Compression;
@@ -78,6 +78,10 @@ pub struct RecorderArgs {
     #[arg(long, value_name = "SIZE", default_value = "128MiB", help_heading = "Recording")]
     pub min_free: String,
 
+    /// What is deleted, and when.
+    #[command(flatten, next_help_heading = "Recording")]
+    pub keep: KeepArgs,
+
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
     pub clock: String,
@@ -114,6 +118,7 @@ impl RecorderArgs {
                 as usize,
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
+            keep: self.keep.check_into(mistakes),
         }
     }
 

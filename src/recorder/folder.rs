@@ -5,16 +5,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::lock;
 use anyhow::{Context, anyhow};
 
-/// In the recording's folder; who holds the lock on it may write there.
-const LOCK_NAME: &str = "feedtape.lock";
 /// It is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// `stat` needs little.
@@ -32,8 +31,8 @@ impl FolderLock {
     /// # Errors
     /// It can't be used, or another recorder uses it.
     pub(super) fn take(out: &Path) -> anyhow::Result<FolderLock> {
-        let file = Arc::new(lock_folder(out)?);
-        Ok(FolderLock { file, path: out.join(LOCK_NAME) })
+        let file = Arc::new(lock::lock_or_make(out)?);
+        Ok(FolderLock { file, path: out.join(lock::NAME) })
     }
 
     /// Calls `on_gone` once the folder is not the one that was locked. On a thread of its own: a
@@ -75,46 +74,5 @@ fn is_gone(lock: &File, path: &Path) -> bool {
     match std::fs::metadata(path) {
         Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
-fn lock_folder(out: &Path) -> anyhow::Result<File> {
-    try_lock(out)?.with_context(|| {
-        format!(
-            "'{}' is in use by another recorder, which holds '{}'; give this one its own --out",
-            out.display(),
-            out.join(LOCK_NAME).display()
-        )
-    })
-}
-
-/// Takes the lock of a recording's folder, which is made where it is not there; `None` where
-/// somebody else holds it.
-///
-/// # Errors
-/// The folder or its lock can't be made or opened.
-pub fn try_lock(out: &Path) -> anyhow::Result<Option<File>> {
-    let shown = out.display();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(out)
-        .with_context(|| format!("can't make the folder '{shown}'"))?;
-    let path = out.join(LOCK_NAME);
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o640)
-        // A FIFO or a link in its place is an error, and nothing to wait for or to follow.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(&path)
-        .with_context(|| format!("can't open '{}'", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("can't lock '{}'", path.display()))
-        }
     }
 }

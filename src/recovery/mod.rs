@@ -187,6 +187,32 @@ fn is_day(entry: &Entry) -> bool {
     entry.kind == EntryKind::Folder && entry.name.starts_with("date=")
 }
 
+/// How the newest segment of a feed ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NewestEnd {
+    /// Stamp of its last line.
+    pub(crate) last_ts: UnixNs,
+    /// Whether `.next` says what comes after it, so that numbers go on where it is gone.
+    pub(crate) is_in_next: bool,
+}
+
+/// Looks at the end of a feed's newest segment, which is finished; `None` where it can't be
+/// understood.
+///
+/// # Errors
+/// The disk can't be read.
+pub(crate) fn newest_end(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    form: Form,
+) -> io::Result<Option<NewestEnd>> {
+    let Some(tail) = tail::of_segment(storage, &name.path(form), form)? else { return Ok(None) };
+    let next = read_next(storage, &Path::new(&name.feed.folder()).join(".next"))?;
+    let is_in_next =
+        next.is_some_and(|next| next.segment > name.number && next.index >= tail.next_index);
+    Ok(Some(NewestEnd { last_ts: tail.last_ts, is_in_next }))
+}
+
 #[derive(Debug, Clone, Copy, serde::Deserialize)]
 struct Next {
     segment: u64,
@@ -299,7 +325,10 @@ fn finish_one(
     file.sync()?;
     let finished = name.path(Form::Plain);
     storage.rename(&path, &finished)?;
-    storage.sync_dir(&name.folder())?;
+    // Those above too: the recorder may have been killed before it synced them.
+    for folder in name.folder().ancestors() {
+        storage.sync_dir(folder)?;
+    }
     log::warn!(
         "recovered '{}' after {}: {} lines; {bytes_cut} bytes of no whole line cut, \
          {bytes_unverified} bytes not covered by a checksum kept",

@@ -2,14 +2,15 @@
 //!
 //! Owns the thread's handle, its queue and its events. What the thread does is in `worker`, what
 //! is done to one segment in `seal`; bytes pass through `copy` and `compress`; [`sums`] is the
-//! list of checksums; `search` looks for plain segments. One segment at a time, at the lowest
-//! priority; the writer never waits for it: where the queue is full a mark is set, and the sealer,
-//! once idle, looks for plain files itself. It looks at its start too, for what an earlier run
-//! left, and some time after a failure. Nothing here removes a line: a plain segment goes only
-//! after its sealed copy was compared.
+//! list of checksums; `search` looks for segments; [`retention`] is what goes when. One segment at
+//! a time, at the lowest priority; the writer never waits for it: where the queue is full a mark is
+//! set, and the sealer, once idle, looks for plain files itself. It looks at its start too, for
+//! what an earlier run left, and some time after a failure. A plain segment goes only after its
+//! sealed copy was compared; no line goes but by the rules of [`retention`].
 
 mod compress;
 mod copy;
+pub mod retention;
 mod seal;
 mod search;
 pub mod sums;
@@ -29,6 +30,7 @@ pub use self::compress::Compression;
 pub use self::seal::SealError;
 
 use self::compress::Codec;
+use self::retention::{Keep, PruneReason};
 use self::search::{Found, walk};
 use self::worker::{Inbox, Worker};
 use crate::storage::{Storage, create_anew};
@@ -74,6 +76,32 @@ pub enum SealEvent {
         /// Why.
         error: io::Error,
     },
+    /// A segment is gone, by the rules of [`Keep`].
+    Pruned {
+        /// Which.
+        name: SegmentName,
+        /// Its file.
+        path: PathBuf,
+        /// The file's length.
+        bytes: u64,
+        /// Why.
+        reason: PruneReason,
+    },
+    /// Something of pruning failed; the next pass tries again.
+    PruneFailed {
+        /// With which file or folder.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Nothing more may go, and there are more bytes than [`Keep::bytes`] allows. Told once, until
+    /// it fits again.
+    OverKeep {
+        /// Bytes on disk.
+        bytes: u64,
+        /// Those allowed.
+        keep_bytes: u64,
+    },
     /// The last event: the sealer ended, and so many segments stay plain until the next start.
     Left {
         /// How many.
@@ -108,32 +136,34 @@ pub struct Sealer {
     queue: SealQueue,
     /// Takes the deadline, once.
     finish: Sender<Instant>,
-    /// None: nothing is compressed, or the thread was joined.
+    /// None: nothing is compressed or pruned, or the thread was joined.
     thread: Option<JoinHandle<usize>>,
 }
 
-/// Starts the sealer; with [`Compression::None`] there is no thread and nothing to do. Open
-/// segments of an earlier run have been recovered before: it begins with the plain ones it finds.
+/// Starts the sealer; with [`Compression::None`] and all to be kept there is no thread and nothing
+/// to do. Open segments of an earlier run have been recovered before: it begins with the plain ones
+/// it finds.
 ///
 /// # Errors
 /// The thread can't be started.
 pub fn spawn(
     storage: Arc<dyn Storage>,
     compression: Compression,
+    keep: Keep,
     on_event: OnEvent,
 ) -> io::Result<Sealer> {
     let (queue, inbox) = channels();
     let (finish, requested) = bounded(1);
-    let thread = match compression.codec() {
-        None => None,
-        Some(codec) => {
-            let work = move || {
-                worker::lower_priority();
-                Worker::new(storage, codec, on_event, inbox, requested).run()
-            };
-            let builder = std::thread::Builder::new().name("sealer".to_string());
-            Some(builder.stack_size(STACK_BYTES).spawn(work)?)
-        }
+    let codec = compression.codec();
+    let thread = if codec.is_none() && keep.is_all() {
+        None
+    } else {
+        let work = move || {
+            worker::lower_priority();
+            Worker::new(storage, codec, keep, on_event, inbox, requested).run()
+        };
+        let builder = std::thread::Builder::new().name("sealer".to_string());
+        Some(builder.stack_size(STACK_BYTES).spawn(work)?)
     };
     Ok(Sealer { queue, finish, thread })
 }
@@ -238,7 +268,10 @@ fn seal_all(
             return ControlFlow::Break(());
         }
         match found {
-            Found::Plain(name) => all &= seal_one(storage, &name, codec, stop, on_event),
+            Found::Segment(name, Form::Plain) => {
+                all &= seal_one(storage, &name, codec, stop, on_event);
+            }
+            Found::Segment(_, Form::Open | Form::Gzip | Form::Zstd) | Found::Bare(..) => {}
             Found::LeftOver(path) => {
                 // It takes space and nothing more: the next start looks again.
                 let _ = storage.remove(&path);
@@ -323,7 +356,7 @@ mod tests {
     fn spawn_on(disk: &MemoryDisk, compression: Compression) -> (Sealer, Receiver<SealEvent>) {
         let (sender, events) = crossbeam_channel::unbounded();
         let on_event = Box::new(move |event| sender.send(event).unwrap());
-        (spawn(Arc::new(disk.clone()), compression, on_event).unwrap(), events)
+        (spawn(Arc::new(disk.clone()), compression, Keep::default(), on_event).unwrap(), events)
     }
 
     pub(super) fn next_sealed(events: &Receiver<SealEvent>) -> SegmentName {
@@ -367,7 +400,7 @@ mod tests {
             let thread = std::thread::current();
             sender.send((thread.name().map(str::to_string), nice())).unwrap();
         });
-        let sealer = spawn(Arc::new(disk), ZSTD, on_event).unwrap();
+        let sealer = spawn(Arc::new(disk), ZSTD, Keep::default(), on_event).unwrap();
         let seen = seen.recv_timeout(PATIENCE).unwrap();
         assert_eq!(seen, (Some("sealer".to_string()), worker::NICE));
         drop(sealer);
@@ -383,6 +416,37 @@ mod tests {
         assert_eq!(sealer.finish(Instant::now() + PATIENCE).unwrap(), 0);
         assert!(events.try_recv().is_err());
         assert_eq!((forms(&disk), disk.operations()), ((1, 0), 0));
+    }
+
+    #[test]
+    fn what_is_not_kept_goes() {
+        for compression in [Compression::None, ZSTD] {
+            let disk = MemoryDisk::new();
+            (0..3).for_each(|number| drop(put(&disk, "a", number)));
+            let (sender, events) = crossbeam_channel::unbounded();
+            let on_event = Box::new(move |event| sender.send(event).unwrap());
+            let keep = Keep { bytes: Some(1), age: None };
+            let sealer = spawn(Arc::new(disk.clone()), compression, keep, on_event).unwrap();
+            let next_pruned = || loop {
+                match events.recv_timeout(PATIENCE).unwrap() {
+                    SealEvent::Sealed { .. } => {}
+                    SealEvent::Pruned { name, .. } => break name.number,
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!((next_pruned(), next_pruned()), (0, 1));
+            // The newest can't go: it is no tape that could be counted on from.
+            let over = events.recv_timeout(PATIENCE).unwrap();
+            assert!(matches!(over, SealEvent::OverKeep { keep_bytes: 1, .. }), "{over:?}");
+            sealer.sender().push(put(&disk, "a", 3));
+            assert!(sealer.is_alive());
+            assert_eq!(sealer.finish(Instant::now() + PATIENCE).unwrap(), 0);
+            assert_eq!(next_pruned(), 2);
+            let last = events.recv_timeout(PATIENCE).unwrap();
+            assert!(matches!(last, SealEvent::Left { segments: 0 }), "told once: {last:?}");
+            let (plain, sealed) = forms(&disk);
+            assert_eq!(plain + sealed, 1, "{:?}", disk.files());
+        }
     }
 
     #[test]
@@ -432,7 +496,8 @@ mod tests {
     fn a_panic_is_told_and_not_lost() {
         let disk = MemoryDisk::new();
         put(&disk, "a", 0);
-        let sealer = spawn(Arc::new(disk), ZSTD, Box::new(|_| panic!("no more"))).unwrap();
+        let sealer =
+            spawn(Arc::new(disk), ZSTD, Keep::default(), Box::new(|_| panic!("no more"))).unwrap();
         let error = sealer.finish(Instant::now() + PATIENCE).expect_err("it panicked");
         assert_eq!(error.to_string(), "the sealer panicked: no more");
     }

@@ -524,6 +524,12 @@ mod tests {
         fn remove(&self, path: &Path) -> io::Result<()> {
             self.0.remove(path)
         }
+        fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+            self.0.remove_dir(folder)
+        }
+        fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+            self.0.bytes_of(path)
+        }
         fn sync_dir(&self, folder: &Path) -> io::Result<()> {
             self.0.sync_dir(folder)
         }

@@ -14,7 +14,7 @@ use crate::storage::{Appender, Cursor, Storage, StorageFile};
 /// Name of the file, in the folder of the day.
 pub const FILE: &str = "_SHA256SUMS";
 /// The new file until it replaces the old one.
-const TMP: &str = "_SHA256SUMS.tmp";
+pub(super) const TMP: &str = "_SHA256SUMS.tmp";
 /// Longer lines are not ours: 64 digits, two spaces, 255 bytes of name and a line end are 322.
 const LINE_BYTES_MAX: u64 = 512;
 /// Buffer for reading and for writing.
@@ -41,10 +41,82 @@ pub(super) fn list(
     sha256: &str,
 ) -> io::Result<()> {
     debug_assert_eq!(sha256.len(), 64);
+    replace(storage, folder, |out| {
+        let mut listed = false;
+        // The old lines are sorted: the new one stands among them.
+        copy_lines(storage, folder, out, &mut |other, out| {
+            if !listed && other >= name {
+                writeln!(out, "{sha256}  {name}")?;
+                listed = true;
+            }
+            Ok(other != name)
+        })?;
+        if !listed {
+            writeln!(out, "{sha256}  {name}")?;
+        }
+        Ok(())
+    })
+}
+
+/// Takes the names that `goes` tells off the list; a list that is empty then is removed. Lines that
+/// can't be understood stay. True: something was changed, and the folder is to be synced.
+///
+/// # Errors
+/// Those of the disk; the old file is still there then.
+pub(super) fn unlist(
+    storage: &dyn Storage,
+    folder: &Path,
+    goes: &dyn Fn(&str) -> bool,
+) -> io::Result<bool> {
+    let mut any_goes = false;
+    let mut rest = Rest { bytes: 0 };
+    copy_lines(storage, folder, &mut rest, &mut |name, _| {
+        any_goes |= goes(name);
+        Ok(!goes(name))
+    })?;
+    if !any_goes {
+        return Ok(false);
+    }
+    if rest.bytes == 0 {
+        storage.remove(&folder.join(FILE))?;
+    } else {
+        replace(storage, folder, |out| {
+            copy_lines(storage, folder, out, &mut |name, _| Ok(!goes(name)))
+        })?;
+    }
+    Ok(true)
+}
+
+/// Counts what would be written.
+struct Rest {
+    bytes: u64,
+}
+
+impl Write for Rest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Puts a new file, which `fill` writes, in place of the old one. It is synced; the folder is not.
+fn replace(
+    storage: &dyn Storage,
+    folder: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let tmp = folder.join(TMP);
-    let done = create_anew(storage, &tmp)
-        .and_then(|new| write(storage, folder, &new, name, sha256))
-        .and_then(|()| storage.replace(&tmp, &folder.join(FILE)));
+    let done = create_anew(storage, &tmp).and_then(|new| {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, Appender(new.clone()));
+        fill(&mut out)?;
+        out.flush()?;
+        new.sync()?;
+        storage.replace(&tmp, &folder.join(FILE))
+    });
     if done.is_err() {
         // The first error is the one to tell; the next attempt removes what is left.
         let _ = storage.remove(&tmp);
@@ -52,48 +124,37 @@ pub(super) fn list(
     done
 }
 
-/// Copies the old lines, which are sorted, with the new one among them.
-fn write(
+/// Copies the old file's lines, in order; of those that list a name `keep` tells whether they stay,
+/// and may write others before them.
+fn copy_lines(
     storage: &dyn Storage,
     folder: &Path,
-    new: &Arc<dyn StorageFile>,
-    name: &str,
-    sha256: &str,
+    out: &mut dyn Write,
+    keep: &mut dyn FnMut(&str, &mut dyn Write) -> io::Result<bool>,
 ) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, Appender(new.clone()));
-    let mut listed = false;
+    let Some(old) = open(storage, folder)? else { return Ok(()) };
+    let mut old = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(old));
     let mut within_line = false;
-    if let Some(old) = open(storage, folder)? {
-        let mut old = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(old));
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if old.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            // What stands beside a part of a long line is no line of ours.
-            let known = if within_line { None } else { parse(line.trim_ascii_end()) };
-            if let Some((_, other)) = known {
-                if !listed && other >= name {
-                    writeln!(out, "{sha256}  {name}")?;
-                    listed = true;
-                }
-                if other == name {
-                    continue;
-                }
-            }
-            out.write_all(&line)?;
-            within_line = !line.ends_with(b"\n");
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if old.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+            break;
         }
+        // What stands beside a part of a long line is no line of ours.
+        let known = if within_line { None } else { parse(line.trim_ascii_end()) };
+        if let Some((_, name)) = known
+            && !keep(name, out)?
+        {
+            continue;
+        }
+        out.write_all(&line)?;
+        within_line = !line.ends_with(b"\n");
     }
     if within_line {
         out.write_all(b"\n")?;
     }
-    if !listed {
-        writeln!(out, "{sha256}  {name}")?;
-    }
-    out.flush()?;
-    new.sync()
+    Ok(())
 }
 
 fn open(storage: &dyn Storage, folder: &Path) -> io::Result<Option<Arc<dyn StorageFile>>> {
@@ -159,6 +220,30 @@ mod tests {
         check("cut", format!("cut\n{m}"));
         let long = format!("{}{old_m}", "#".repeat(LINE_BYTES_MAX as usize));
         check(&long, format!("{long}{m}"));
+    }
+
+    #[test]
+    fn names_are_taken_off() {
+        let check = |old: &str, expected: Option<String>| {
+            let disk = MemoryDisk::new();
+            disk.put("d/_SHA256SUMS", old.as_bytes());
+            let before = disk.operations();
+            let changed = unlist(&disk, Path::new("d"), &|name| name < "m").unwrap();
+            let text = disk.contents("d/_SHA256SUMS").map(|text| String::from_utf8(text).unwrap());
+            assert_eq!(text, expected, "after {old:?}");
+            assert_eq!(changed, text.as_deref() != Some(old), "after {old:?}");
+            assert_eq!(disk.contents("d/_SHA256SUMS.tmp"), None);
+            if !changed {
+                assert_eq!(disk.operations() - before, 3, "opened, read to the end: {old:?}");
+            }
+        };
+        let (a, b, m, z) = (line('a', "a"), line('b', "b"), line('5', "m"), line('f', "z"));
+        check(&format!("{m}{z}"), Some(format!("{m}{z}")));
+        check(&format!("{a}{b}{m}{z}"), Some(format!("{m}{z}")));
+        check(&format!("{a}{b}"), None);
+        check(&format!("# by hand\n{a}"), Some("# by hand\n".to_string()));
+        check(&format!("{m}{}", a.trim_end()), Some(m.clone()));
+        assert!(!unlist(&MemoryDisk::new(), Path::new("d"), &|_| true).unwrap());
     }
 
     #[test]

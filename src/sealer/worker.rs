@@ -1,25 +1,35 @@
-//! What the sealer's thread does: wait, seal, look.
+//! What the sealer's thread does: wait, seal, look, prune.
 //!
 //! Owns the order of its work and its end. Segments from the queue come first; a search of the
 //! whole recording follows when the queue is empty and a search is due: at the start, after the
-//! queue overflowed, some time after a failure.
+//! queue overflowed, some time after a failure. Then comes pruning, where not all is kept: at the
+//! start, after segments were finished, and every minute; it rests longer where a pass takes long.
 
 use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, at, never, select_biased};
 
 use super::compress::Codec;
+use super::retention::{Chosen, Keep, Plain, Rules, prune};
 use super::search::{Found, walk};
 use super::{OnEvent, RETRY_AFTER, SealEvent, seal_all, seal_one};
+use crate::clock;
 use crate::storage::Storage;
-use crate::tape::name::SegmentName;
+use crate::tape::name::{Form, SegmentName};
 
 /// The lowest priority there is (setpriority(2)).
 pub(super) const NICE: libc::c_int = 19;
+
+/// A pass of pruning comes at least this often.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// Between two passes there is at least this, and so many times what the last one took: pruning
+/// takes 2 % of a CPU at most, however large the recording is.
+const PRUNE_REST_MIN: Duration = Duration::from_secs(1);
+const PRUNE_REST_FACTOR: u32 = 50;
 
 /// The sealer's ends of the channels.
 pub(super) struct Inbox {
@@ -51,34 +61,66 @@ impl Deadline {
     }
 }
 
+/// When to prune.
+struct Pruning {
+    keep: Keep,
+    /// When the next pass is due.
+    at: Instant,
+    /// It does not come before.
+    rests_until: Instant,
+    /// Whether more than what is kept was left the last time.
+    is_over: bool,
+}
+
+impl Pruning {
+    /// Something has changed: a pass is due as soon as may be.
+    fn is_due_soon(&mut self) {
+        self.at = self.at.min(self.rests_until);
+    }
+
+    fn has_run(&mut self, took: Duration) {
+        let now = Instant::now();
+        self.at = now + PRUNE_EVERY;
+        self.rests_until = now + (took * PRUNE_REST_FACTOR).clamp(PRUNE_REST_MIN, PRUNE_EVERY);
+    }
+}
+
 /// The thread's state.
 pub(super) struct Worker {
     storage: Arc<dyn Storage>,
-    codec: Codec,
+    /// None: finished segments stay as they are.
+    codec: Option<Codec>,
     on_event: OnEvent,
     inbox: Inbox,
     deadline: Deadline,
     /// When to look for plain segments.
     look_at: Option<Instant>,
+    /// None: all is kept.
+    pruning: Option<Pruning>,
 }
 
 /// What the thread waits for.
 enum Event {
     Segment(SegmentName),
     Look,
+    Prune,
     Finish,
 }
 
 impl Worker {
     pub(super) fn new(
         storage: Arc<dyn Storage>,
-        codec: Codec,
+        codec: Option<Codec>,
+        keep: Keep,
         on_event: OnEvent,
         inbox: Inbox,
         requested: Receiver<Instant>,
     ) -> Worker {
         let deadline = Deadline { requested, at: Cell::new(None) };
-        Worker { storage, codec, on_event, inbox, deadline, look_at: Some(Instant::now()) }
+        let now = Instant::now();
+        let pruning = Pruning { keep, at: now, rests_until: now, is_over: false };
+        let pruning = Some(pruning).filter(|_| !keep.is_all());
+        Worker { storage, codec, on_event, inbox, deadline, look_at: Some(now), pruning }
     }
 
     /// Returns how many segments stay plain.
@@ -87,6 +129,7 @@ impl Worker {
             match self.wait() {
                 Event::Segment(name) => self.seal(&name),
                 Event::Look => self.look(),
+                Event::Prune => self.prune(),
                 Event::Finish => break,
             }
         }
@@ -103,6 +146,7 @@ impl Worker {
             return Event::Finish;
         }
         let look = self.look_at.map_or_else(never, at);
+        let prune = self.pruning.as_ref().map_or_else(never, |pruning| at(pruning.at));
         select_biased! {
             recv(self.deadline.requested) -> at => {
                 self.deadline.at.set(Some(at.unwrap_or_else(|_| Instant::now())));
@@ -111,6 +155,7 @@ impl Worker {
             recv(self.inbox.names) -> name => name.map_or(Event::Finish, Event::Segment),
             recv(self.inbox.overflow) -> _ => Event::Look,
             recv(look) -> _ => Event::Look,
+            recv(prune) -> _ => Event::Prune,
         }
     }
 
@@ -124,30 +169,62 @@ impl Worker {
             {
                 self.look();
             } else {
+                // The last segments count too; who ends does not rest.
+                self.prune();
                 break;
             }
         }
     }
 
     fn seal(&mut self, name: &SegmentName) {
+        if let Some(pruning) = &mut self.pruning {
+            pruning.is_due_soon();
+        }
+        let Some(codec) = self.codec else { return };
         let stop = || self.deadline.has_passed();
-        if !seal_one(&*self.storage, name, self.codec, &stop, &mut self.on_event) {
+        if !seal_one(&*self.storage, name, codec, &stop, &mut self.on_event) {
             self.look_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
         }
     }
 
     fn look(&mut self) {
+        self.look_at = None;
+        let Some(codec) = self.codec else { return };
         let stop = || self.deadline.has_passed();
-        let all = seal_all(&*self.storage, self.codec, &stop, &mut self.on_event);
-        self.look_at = if all { None } else { Some(Instant::now() + RETRY_AFTER) };
+        if !seal_all(&*self.storage, codec, &stop, &mut self.on_event) {
+            self.look_at = Some(Instant::now() + RETRY_AFTER);
+        }
     }
 
+    fn prune(&mut self) {
+        let Some(pruning) = &mut self.pruning else { return };
+        let started = Instant::now();
+        let plain = if self.codec.is_some() { Plain::WaitsForSeal } else { Plain::IsFinal };
+        let rules = Rules { keep: pruning.keep, plain, chosen: Chosen::Go, now: clock::wall_now() };
+        let stop = || self.deadline.has_passed();
+        let pruned = prune(&*self.storage, &rules, &stop, &mut self.on_event);
+        if let Some(keep_bytes) = pruning.keep.bytes {
+            let bytes = pruned.bytes_left;
+            let was_over = std::mem::replace(&mut pruning.is_over, bytes > keep_bytes);
+            if pruning.is_over && !was_over {
+                (self.on_event)(SealEvent::OverKeep { bytes, keep_bytes });
+            }
+        }
+        pruning.has_run(started.elapsed());
+    }
+
+    /// None where nothing is to be sealed.
     fn count_plain(&mut self) -> usize {
         let mut segments = 0;
+        if self.codec.is_none() {
+            return segments;
+        }
         walk(&*self.storage, &mut |found| {
             match found {
-                Found::Plain(_) => segments += 1,
-                Found::LeftOver(_) => {}
+                Found::Segment(_, Form::Plain) => segments += 1,
+                Found::Segment(_, Form::Open | Form::Gzip | Form::Zstd)
+                | Found::Bare(..)
+                | Found::LeftOver(_) => {}
                 Found::Unlisted(folder, error) => {
                     (self.on_event)(SealEvent::Unlisted { folder, error });
                 }
@@ -183,13 +260,21 @@ mod tests {
     use crate::storage::memory::{Fault, MemoryDisk};
     use crossbeam_channel::bounded;
 
+    fn worker(
+        disk: &MemoryDisk,
+        on_event: OnEvent,
+        inbox: Inbox,
+        requested: Receiver<Instant>,
+    ) -> Worker {
+        let storage = Arc::new(disk.clone());
+        Worker::new(storage, ZSTD.codec(), Keep::default(), on_event, inbox, requested)
+    }
+
     /// A worker on this thread, which is asked to end by `deadline` before it begins.
     fn run_until(disk: &MemoryDisk, inbox: Inbox, deadline: Instant) -> usize {
         let (finish, requested) = bounded(1);
         finish.send(deadline).unwrap();
-        let codec = ZSTD.codec().unwrap();
-        let mut worker =
-            Worker::new(Arc::new(disk.clone()), codec, Box::new(|_| {}), inbox, requested);
+        let mut worker = worker(disk, Box::new(|_| {}), inbox, requested);
         worker.look_at = None;
         worker.run()
     }
@@ -227,8 +312,7 @@ mod tests {
         let (_finish, requested) = bounded(1);
         let (sender, events) = crossbeam_channel::unbounded();
         let on_event = Box::new(move |event| sender.send(event).unwrap());
-        let codec = ZSTD.codec().unwrap();
-        let mut worker = Worker::new(Arc::new(disk.clone()), codec, on_event, inbox, requested);
+        let mut worker = worker(&disk, on_event, inbox, requested);
         worker.look_at = None;
         for _ in 0..3 {
             let Event::Segment(name) = worker.wait() else { panic!("the queue holds three") };

@@ -368,12 +368,35 @@ impl Storage for MemoryDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.begin(format!("remove_dir {}", folder.display()))?;
+        state.folder(folder)?;
+        if state.names.keys().any(|path| in_folder(path, folder)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.names.remove(folder);
+        Ok(())
+    }
+
+    fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+        let mut state = self.lock();
+        state.begin(format!("bytes_of {}", path.display()))?;
+        let file = state.file(path)?;
+        Ok(state.files[file].bytes.len() as u64)
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.begin(format!("sync_dir {}", folder.display()))?;
         state.folder(folder)?;
         let State { names, durable_names, .. } = &mut *state;
-        durable_names.retain(|path, _| !in_folder(path, folder));
+        // What was in folders that are gone is gone with them.
+        let gone = |path: &Path| {
+            let mut above = path.ancestors().skip(1).take_while(|a| !is_root(a));
+            above.any(|a| in_folder(a, folder) && !names.contains_key(a))
+        };
+        durable_names.retain(|path, _| !in_folder(path, folder) && !gone(path));
         let here = names.iter().filter(|(path, _)| in_folder(path, folder));
         durable_names.extend(here.map(|(path, node)| (path.clone(), *node)));
         Ok(())
@@ -506,6 +529,24 @@ mod tests {
         disk.sync_dir(path("f")).unwrap();
         assert_eq!(names(&disk.crash()), ["old", "there"]);
         assert_eq!(disk.crash().contents("f/old").unwrap(), b"new");
+    }
+
+    #[test]
+    fn folders_go_when_they_are_empty() {
+        let disk = MemoryDisk::new();
+        disk.put("a/b/f", b"1234");
+        assert_eq!(disk.bytes_of(path("a/b/f")).unwrap(), 4);
+        assert_eq!(disk.bytes_of(path("a/b/g")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let kind = |folder: &str| disk.remove_dir(path(folder)).unwrap_err().kind();
+        assert_eq!(kind("a/b"), io::ErrorKind::DirectoryNotEmpty);
+        assert_eq!(kind("a/b/f"), io::ErrorKind::NotADirectory);
+        disk.remove(path("a/b/f")).unwrap();
+        disk.remove_dir(path("a/b")).unwrap();
+        assert_eq!(kind("a/b"), io::ErrorKind::NotFound);
+        assert_eq!(disk.crash().files(), [path("a/b/f")], "the folder above was not synced");
+        disk.sync_dir(path("a")).unwrap();
+        assert!(disk.crash().files().is_empty());
+        assert!((0..20).all(|seed| disk.crash_torn(seed).files().is_empty()));
     }
 
     #[test]

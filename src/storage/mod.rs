@@ -104,6 +104,10 @@ pub trait Storage: Send + Sync {
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty folder; fails with `DirectoryNotEmpty` where anything is in it.
+    fn remove_dir(&self, folder: &Path) -> io::Result<()>;
+    /// Length of a file in bytes, which is not opened for that.
+    fn bytes_of(&self, path: &Path) -> io::Result<u64>;
     /// Makes names in the folder durable: creations, renames, removals.
     fn sync_dir(&self, folder: &Path) -> io::Result<()>;
     /// What the folder holds, sorted by name.
@@ -318,6 +322,14 @@ impl Storage for Disk {
         std::fs::remove_file(self.full(path))
     }
 
+    fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+        std::fs::remove_dir(self.full(folder))
+    }
+
+    fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.full(path))?.len())
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         File::open(self.full(folder))?.sync_all()
     }
@@ -418,6 +430,12 @@ mod tests {
         }
         fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
             self.2.list(folder)
+        }
+        fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+            self.2.remove_dir(folder)
+        }
+        fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+            self.2.bytes_of(path)
         }
         fn free_bytes(&self) -> io::Result<u64> {
             Ok(self.0)

@@ -117,6 +117,12 @@ impl SegmentName {
         SegmentName { feed: feed.clone(), number, stamp: clock::compact(first_ts) }
     }
 
+    /// Stamp of the first line, to the second; `None` where the name holds no time of a day, which
+    /// no recorder writes.
+    pub fn began(&self) -> Option<UnixNs> {
+        clock::from_compact(&self.stamp).filter(|ts| clock::compact(*ts) == self.stamp)
+    }
+
     /// File name in the given form.
     pub fn file(&self, form: Form) -> String {
         format!("{}.{}.{:06}.tape{}", self.feed, self.stamp, self.number, form.ending())
@@ -228,6 +234,7 @@ mod tests {
             }
         }
         let name = SegmentName::new(&feed, 42, TS);
+        assert_eq!(name.began(), Some(TS / 1_000_000_000 * 1_000_000_000));
         assert_eq!(
             name.path(Form::Zstd).to_str().unwrap(),
             "feed=a.b-c/date=2025-01-12/a.b-c.20250112T115453Z.000042.tape.zst"

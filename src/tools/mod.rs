@@ -3,10 +3,12 @@
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
 //! Those that read write nothing but their output: results to the given writer, talk to the log.
+//! `prune` alone deletes.
 
 pub mod cat;
 pub mod demo;
 pub mod info;
+pub mod prune;
 pub mod recover;
 pub mod simulate;
 pub mod verify;

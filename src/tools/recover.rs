@@ -106,7 +106,7 @@ fn refuse_what_was_set_aside(path: &Path) -> Result<()> {
 }
 
 fn lock(root: &Path) -> Result<File> {
-    recorder::try_lock(root)?.with_context(|| {
+    recorder::lock::lock(root)?.with_context(|| {
         format!(
             "'{}' is in use by a recorder: stop it first, or leave it alone and use --into DIR",
             root.display()

@@ -376,23 +376,31 @@ impl Writer {
 
     fn flush_all(&mut self) {
         self.write_batch();
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for feed in dirty.drain(..) {
-            let Some(segment) = &mut self.open[feed] else {
-                continue;
-            };
-            self.stats.writer_busy_since.set(mono_now().0);
-            if let Err(error) = segment.flush() {
-                self.rescue(feed, &error);
-            } else if let Some(stall) = self.stall.take() {
-                self.stats.disk_stalled.set(0);
-                let after = mono_now().since(stall.since).as_secs_f64();
-                log::warn!("the disk takes data again, after {after:.1} s");
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for feed in dirty.drain(..) {
+                self.flush(feed);
+            }
+            // What a failed segment did not take stands in the buffer of a new one by now.
+            if self.dirty.is_empty() {
+                // The list keeps its memory for the next round.
+                self.dirty = dirty;
+                return;
             }
         }
-        // The list keeps its memory for the next round.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
+    }
+
+    fn flush(&mut self, feed: FeedId) {
+        let Some(segment) = &mut self.open[feed] else {
+            return;
+        };
+        self.stats.writer_busy_since.set(mono_now().0);
+        if let Err(error) = segment.flush() {
+            self.rescue(feed, &error);
+        } else if let Some(stall) = self.stall.take() {
+            self.stats.disk_stalled.set(0);
+            let after = mono_now().since(stall.since).as_secs_f64();
+            log::warn!("the disk takes data again, after {after:.1} s");
         }
     }
 

@@ -1,9 +1,15 @@
 //! Every operation of the disk failed and crashed at, in a scripted run of recording, syncing,
-//! rotating and sealing; then recovery, and a look at what is left.
+//! rotating, sealing and pruning; then recovery, and a look at what is left.
 //!
 //! All is done on one thread, step by step, so that operation number k is the same one each time.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod random;
+mod syncs;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -13,7 +19,8 @@ use super::*;
 use crate::block::{PoolPlan, channel};
 use crate::feed::lines::{EventStamp, Lines as FeedLines, Rotation};
 use crate::recovery;
-use crate::sealer::{Compression, seal_all_plain};
+use crate::sealer::retention::{Chosen, Keep, Plain, Rules, prune};
+use crate::sealer::{Compression, seal_all_plain, sums};
 use crate::stats::FeedStats;
 use crate::storage::memory::{Fault, MemoryDisk};
 use crate::syncer::{FsyncPolicy, SyncItem, Syncer};
@@ -38,7 +45,14 @@ enum Step {
     Rotate { feed: FeedId },
     /// Whatever is finished is sealed.
     Seal,
+    /// What is not to be kept is deleted.
+    Prune { keep: Keep },
 }
+
+/// Nothing that may go.
+const KEEP_NOTHING: Keep = Keep { age: None, bytes: Some(1) };
+/// Nothing that ended more than a minute ago; where pruned, it is an hour later.
+const KEEP_A_MINUTE: Keep = Keep { age: Some(Duration::from_secs(60)), bytes: None };
 
 /// Recording in one thread, on a disk in memory.
 struct Rig {
@@ -54,6 +68,12 @@ struct Rig {
     accepted: Vec<Vec<String>>,
     /// How many of them are durable for sure.
     synced: Vec<usize>,
+    /// The number of the next message.
+    next_message: Vec<usize>,
+    /// The messages before this number were final when something was pruned: they may be gone.
+    may_be_gone: Vec<usize>,
+    /// How many messages were gone after it.
+    pruned: Vec<usize>,
     now: UnixNs,
 }
 
@@ -112,6 +132,9 @@ impl Rig {
             give_up: Some(give_up),
             accepted: vec![Vec::new(); FEEDS],
             synced: vec![0; FEEDS],
+            next_message: vec![0; FEEDS],
+            may_be_gone: vec![0; FEEDS],
+            pruned: vec![0; FEEDS],
             now: 1_700_000_000_000_000_000,
         }
     }
@@ -132,7 +155,9 @@ impl Rig {
             }
             Step::Sync => {
                 let flushed: Vec<usize> = self.accepted.iter().map(Vec::len).collect();
-                let healthy = self.no_loss();
+                // After a failed sync nobody knows what of that segment is durable.
+                let failed = |op: &String| op.starts_with("sync ") && op.ends_with(": failed");
+                let healthy = self.no_loss() && !self.disk.log().iter().any(failed);
                 let before = self.disk.log().iter().filter(|op| op.contains(": failed")).count();
                 self.syncer.sync_all();
                 let after = self.disk.log().iter().filter(|op| op.contains(": failed")).count();
@@ -147,6 +172,27 @@ impl Rig {
             Step::Seal => {
                 seal_all_plain(&self.disk, compression, &|| false, &mut |_| {});
             }
+            Step::Prune { keep } => self.prune(keep, compression),
+        }
+    }
+
+    fn prune(&mut self, keep: Keep, compression: Compression) {
+        let is_final = |segment: &OnDisk| match compression {
+            Compression::None => !segment.forms.contains(&Form::Open),
+            Compression::Zstd { .. } | Compression::Gzip { .. } => {
+                segment.forms.iter().all(|form| matches!(form, Form::Gzip | Form::Zstd))
+            }
+        };
+        for segment in segments_on(&self.disk).iter().filter(|segment| is_final(segment)) {
+            let last = segment.messages.last().map_or(0, |message| number_of(message) + 1);
+            let may_be_gone = &mut self.may_be_gone[segment.feed];
+            *may_be_gone = last.max(*may_be_gone);
+        }
+        let before = messages_on(&self.disk);
+        let now = self.now + 3_600_000_000_000;
+        prune_all(&self.disk, keep, compression, now);
+        for (feed, left) in messages_on(&self.disk).iter().enumerate() {
+            self.pruned[feed] += before[feed].len() - left.len();
         }
     }
 
@@ -155,7 +201,8 @@ impl Rig {
     }
 
     fn message(&mut self, feed: FeedId, bytes: usize) {
-        let mut text = format!("{feed} {} ", self.accepted[feed].len());
+        let mut text = format!("{feed} {} ", self.next_message[feed]);
+        self.next_message[feed] += 1;
         text.extend(std::iter::repeat_n('x', bytes));
         self.now += 1_000_000;
         while self.lines[feed].message(self.now, &Encoding::of_text(text.as_bytes())).is_err() {
@@ -191,7 +238,22 @@ impl Rig {
     }
 }
 
-/// Recording on two feeds: small and large messages, syncs, rotations by hand and by size, seals.
+fn prune_all(disk: &MemoryDisk, keep: Keep, compression: Compression, now: UnixNs) {
+    let plain = match compression {
+        Compression::None => Plain::IsFinal,
+        Compression::Zstd { .. } | Compression::Gzip { .. } => Plain::WaitsForSeal,
+    };
+    let rules = Rules { keep, plain, chosen: Chosen::Go, now };
+    prune(disk, &rules, &|| false, &mut |_| {});
+}
+
+/// The number that is in a message.
+fn number_of(message: &str) -> usize {
+    message.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Recording on two feeds: small and large messages, syncs, rotations by hand and by size, seals,
+/// and pruning.
 fn script() -> Vec<Step> {
     let small = |feed| Step::Messages { feed, count: 5, bytes: 40 };
     let large = |feed| Step::Messages { feed, count: 4, bytes: 300_000 };
@@ -207,37 +269,41 @@ fn script() -> Vec<Step> {
         small(1),
         Step::Sync,
         Step::Seal,
+        Step::Prune { keep: KEEP_A_MINUTE },
         large(0),
         small(0),
         Step::Rotate { feed: 0 },
         Step::Sync,
         small(0),
         small(1),
+        Step::Prune { keep: KEEP_NOTHING },
         Step::Seal,
         Step::Sync,
+        Step::Prune { keep: KEEP_NOTHING },
         small(1),
     ]
 }
 
-/// The messages of each feed, in the order of their segments, as a reader finds them.
-fn messages_on(disk: &MemoryDisk) -> Vec<Vec<String>> {
-    let mut best: HashMap<(String, u64), (Form, PathBuf)> = HashMap::new();
+/// A segment as it is on the disk.
+struct OnDisk {
+    feed: usize,
+    forms: BTreeSet<Form>,
+    messages: Vec<String>,
+}
+
+/// The segments of each feed, in order, as a reader finds them.
+fn segments_on(disk: &MemoryDisk) -> Vec<OnDisk> {
+    let mut files: BTreeMap<(FeedName, u64), BTreeMap<Form, PathBuf>> = BTreeMap::new();
     for path in disk.files() {
         let file = path.file_name().unwrap().to_str().unwrap();
         if let Some((name, form)) = SegmentName::parse(file) {
-            let entry = best
-                .entry((name.feed.to_string(), name.number))
-                .or_insert_with(|| (form, path.clone()));
-            if form > entry.0 {
-                *entry = (form, path);
-            }
+            files.entry((name.feed, name.number)).or_default().insert(form, path);
         }
     }
-    let mut segments: Vec<_> = best.into_iter().collect();
-    segments.sort();
-    let mut messages = vec![Vec::new(); FEEDS];
-    for ((feed, _), (form, path)) in segments {
-        let stored = disk.contents(&path).unwrap();
+    let mut segments = Vec::new();
+    for ((feed, _), forms) in files {
+        let (form, path) = forms.last_key_value().unwrap();
+        let stored = disk.contents(path).unwrap();
         let mut plain = Vec::new();
         match form {
             Form::Zstd => plain = zstd::decode_all(&stored[..]).unwrap(),
@@ -246,13 +312,26 @@ fn messages_on(disk: &MemoryDisk) -> Vec<Vec<String>> {
             }
             Form::Open | Form::Plain => plain = stored,
         }
-        let feed: usize = feed[1..].parse().unwrap();
-        for line in plain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mut messages = Vec::new();
+        for line in plain.split_inclusive(|byte| *byte == b'\n') {
+            // A line that is not whole yet is none.
+            let Some(line) = line.strip_suffix(b"\n") else { continue };
             let line = Line::parse(line).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             if line.kind != Kind::Event {
-                messages[feed].push(String::from_utf8(line.raw.to_vec()).unwrap());
+                messages.push(String::from_utf8(line.raw.to_vec()).unwrap());
             }
         }
+        let feed = feed.as_str()[1..].parse().unwrap();
+        segments.push(OnDisk { feed, forms: forms.into_keys().collect(), messages });
+    }
+    segments
+}
+
+/// The messages of each feed.
+fn messages_on(disk: &MemoryDisk) -> Vec<Vec<String>> {
+    let mut messages = vec![Vec::new(); FEEDS];
+    for segment in segments_on(disk) {
+        messages[segment.feed].extend(segment.messages);
     }
     messages
 }
@@ -278,8 +357,9 @@ fn verify(disk: &MemoryDisk) -> Result<(), String> {
     }
 }
 
-/// After a crash: recovers, and compares with what was accepted and synced.
-fn check_crashed(context: &str, rig: &Rig, disk: &MemoryDisk, compression: Compression) {
+/// What the next start does, and what is left then: all that was synced and not pruned, in order,
+/// and sound. In the end all that may go goes, and the sums know it.
+fn check_recovered(context: &str, rig: &Rig, disk: &MemoryDisk, compression: Compression) {
     let show = || format!("{context}\n{}", rig.disk.log().join("\n"));
     for feed in 0..FEEDS {
         recovery::prepare(disk, &feed_name(feed)).unwrap_or_else(|e| panic!("{e}: {}", show()));
@@ -287,14 +367,61 @@ fn check_crashed(context: &str, rig: &Rig, disk: &MemoryDisk, compression: Compr
     seal_all_plain(disk, compression, &|| false, &mut |_| {});
     for (feed, found) in messages_on(disk).iter().enumerate() {
         let accepted = &rig.accepted[feed];
-        assert!(found.len() <= accepted.len(), "feed {feed} has too many: {}", show());
-        for (n, (found, accepted)) in found.iter().zip(accepted).enumerate() {
-            assert!(found == accepted, "feed {feed}, message {n} differs: {}", show());
-        }
-        let synced = rig.synced[feed];
-        assert!(found.len() >= synced, "feed {feed}: {} of {synced}: {}", found.len(), show());
+        let gone = match found.first() {
+            Some(first) => accepted.iter().position(|accepted| accepted == first),
+            None => Some(accepted.iter().filter(|m| number_of(m) < rig.may_be_gone[feed]).count()),
+        };
+        let gone = gone.unwrap_or_else(|| panic!("feed {feed} has what never came: {}", show()));
+        let last_gone = gone.checked_sub(1).map(|at| number_of(&accepted[at]));
+        assert!(
+            last_gone.is_none_or(|number| number < rig.may_be_gone[feed]),
+            "feed {feed}: message {last_gone:?} must not be gone: {}",
+            show()
+        );
+        let mut rest = accepted.iter();
+        assert!(
+            found.iter().all(|message| rest.any(|accepted| accepted == message)),
+            "feed {feed}: other messages, or in another order: {}",
+            show()
+        );
+        let synced = rig.synced[feed].saturating_sub(gone);
+        assert!(
+            found.len() >= synced && found[..synced] == accepted[gone..gone + synced],
+            "feed {feed}: {gone} are gone, then {} of {synced} are there: {}",
+            found.len(),
+            show()
+        );
     }
     verify(disk).unwrap_or_else(|said| panic!("{said}: {}", show()));
+}
+
+/// After a crash: as [`check_recovered`], and nothing is missing in the middle.
+fn check_crashed(context: &str, rig: &Rig, disk: &MemoryDisk, compression: Compression) {
+    check_recovered(context, rig, disk, compression);
+    for (feed, found) in messages_on(disk).iter().enumerate() {
+        let numbers: Vec<usize> = found.iter().map(|message| number_of(message)).collect();
+        let is_run = numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        assert!(is_run, "feed {feed}: {numbers:?}: {context}");
+    }
+    prune_all(disk, KEEP_NOTHING, compression, rig.now);
+    check_sums(context, disk);
+}
+
+/// Whether recovery set a segment aside: it was there and is none any more, so `verify` misses it
+/// as soon as there is one after it.
+fn has_damaged(disk: &MemoryDisk) -> bool {
+    disk.files().iter().any(|path| path.to_string_lossy().ends_with(".damaged"))
+}
+
+/// The sums list files that are there, and no others.
+fn check_sums(context: &str, disk: &MemoryDisk) {
+    for path in disk.files().iter().filter(|path| path.ends_with(sums::FILE)) {
+        let text = disk.contents(path).unwrap();
+        for (_, name) in text.split(|byte| *byte == b'\n').filter_map(sums::parse) {
+            let is_there = disk.contents(path.with_file_name(name)).is_some();
+            assert!(is_there, "{} lists {name}: {context}", path.display());
+        }
+    }
 }
 
 #[test]
@@ -306,9 +433,24 @@ fn an_undisturbed_run_holds_all() {
             rig.step(step, compression);
         }
         rig.end(compression);
-        assert_eq!(messages_on(&disk), rig.accepted);
+        for (feed, found) in messages_on(&disk).iter().enumerate() {
+            assert!(found[..] == rig.accepted[feed][rig.pruned[feed]..]);
+            assert!(rig.pruned[feed] > 0, "something went");
+        }
         verify(&disk).unwrap();
+        check_sums("undisturbed", &disk);
         assert!(rig.no_loss());
+        // All of it may go now; the numbers go on.
+        let start = |feed| recovery::prepare(&disk, &feed_name(feed)).unwrap();
+        let before = [start(0), start(1)];
+        rig.step(Step::Prune { keep: KEEP_NOTHING }, compression);
+        assert!(messages_on(&disk).iter().all(Vec::is_empty), "{:?}", disk.files());
+        for (feed, before) in before.iter().enumerate() {
+            let after = start(feed);
+            let numbers = (after.next_number, after.next_index);
+            assert_eq!(numbers, (before.next_number, before.next_index));
+        }
+        assert!(disk.files().iter().all(|path| path.ends_with(".next")), "{:?}", disk.files());
     }
 }
 
@@ -367,7 +509,7 @@ fn a_failure_of_every_operation_loses_nothing_unsaid() {
             for (feed, found) in found.iter().enumerate() {
                 let lost: u64 = rig.stats[feed].gaps.figures().iter().map(|g| g.messages).sum();
                 assert_eq!(
-                    found.len() as u64 + lost,
+                    (found.len() + rig.pruned[feed]) as u64 + lost,
                     rig.accepted[feed].len() as u64,
                     "feed {feed}: {context}"
                 );
@@ -382,193 +524,4 @@ fn a_failure_of_every_operation_loses_nothing_unsaid() {
             }
         }
     }
-}
-
-#[test]
-fn a_failed_sync_is_said_on_the_next_segment() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-    rig.step(messages, Compression::None);
-    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
-    rig.step(Step::Sync, Compression::None);
-    rig.step(messages, Compression::None);
-    rig.end(Compression::None);
-    assert_eq!(messages_on(&disk)[0].len(), 6, "{:?}", disk.log());
-    let second = disk.files().into_iter().find(|path| path.to_string_lossy().contains("000001"));
-    let text = disk.contents(second.expect("a second segment")).unwrap();
-    let gap = text.split(|byte| *byte == b'\n').nth(1).unwrap();
-    let said = String::from_utf8_lossy(gap);
-    assert!(said.contains("\"reason\":\"disk\",\"messages\":null"), "{said}");
-    assert!(!rig.no_loss(), "the exit code tells");
-    verify(&disk).unwrap();
-}
-
-/// The first lines of feed 0's segment of this number; `None` where it is not there.
-fn head_of(disk: &MemoryDisk, number: u64) -> Option<String> {
-    let is_it = |path: &PathBuf| {
-        let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        SegmentName::parse(file)
-            .is_some_and(|(name, _)| name.feed == feed_name(0) && name.number == number)
-    };
-    let text = disk.contents(disk.files().into_iter().find(is_it)?).unwrap();
-    Some(String::from_utf8(text).unwrap().lines().take(2).collect())
-}
-
-const DISK_GAP: &str = "\"reason\":\"disk\",\"messages\":null";
-
-/// The syncer looked only at what was open: where the sync that fails is the last one of a
-/// segment, which comes after its end, no gap told of it.
-#[test]
-fn a_failed_last_sync_of_a_segment_is_said_on_the_next() {
-    // The syncer comes to it before the next segment is opened, or after it.
-    for is_late in [false, true] {
-        let disk = MemoryDisk::new();
-        let mut rig = Rig::new(&disk);
-        let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-        rig.step(messages, Compression::None);
-        rig.lines[0].rotate();
-        rig.message(0, 40);
-        rig.lines[0].hand_over();
-        if is_late {
-            rig.parcels.try_iter().for_each(|parcel| rig.writer.handle(parcel));
-            rig.writer.flush_all();
-        } else {
-            rig.writer.handle(rig.parcels.try_recv().unwrap());
-        }
-        disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
-        rig.tell_syncer();
-        assert!(disk.log().iter().any(|op| op.starts_with("sync") && op.ends_with("failed")));
-        rig.step(messages, Compression::None);
-        rig.end(Compression::None);
-        let said = head_of(&disk, if is_late { 2 } else { 1 }).expect("a segment with the gap");
-        assert!(said.contains(DISK_GAP), "late {is_late}: {said}");
-        assert_eq!(messages_on(&disk)[0].len(), 7);
-        let holes: Vec<_> = rig.stats[0].gaps.figures().iter().map(|gap| gap.holes).collect();
-        assert_eq!(holes, [1], "late {is_late}");
-        verify(&disk).unwrap();
-    }
-}
-
-#[test]
-fn a_failed_last_sync_of_the_run_is_counted() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    rig.step(Step::Messages { feed: 0, count: 3, bytes: 40 }, Compression::None);
-    // The end is appended, then synced.
-    disk.fault_at(disk.operations() + 1, Fault::Fail(io::ErrorKind::Other));
-    rig.end(Compression::None);
-    let failed: Vec<_> = disk.log().into_iter().filter(|op| op.ends_with(": failed")).collect();
-    assert!(failed.len() == 1 && failed[0].starts_with("sync feed=f0/"), "{failed:?}");
-    assert!(rig.stats[0].gaps.is_our_loss(), "the exit code tells");
-    assert!(!rig.stats[1].gaps.is_our_loss());
-    assert_eq!(messages_on(&disk)[0].len(), 3);
-}
-
-#[test]
-fn a_folder_that_cannot_be_synced_is_a_hole_once_and_tried_again() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-    rig.step(messages, Compression::None);
-    // The segment is synced, then the folders; that of the feed, the first one, fails twice.
-    let failed = "sync_dir feed=f0: failed".to_string();
-    for (at, times) in [(1, 1), (0, 2)] {
-        disk.fault_at(disk.operations() + at, Fault::Fail(io::ErrorKind::Other));
-        rig.step(Step::Sync, Compression::None);
-        assert_eq!(disk.log().iter().filter(|op| **op == failed).count(), times);
-        assert_eq!(rig.stats[0].gaps.figures()[0].holes, 1);
-    }
-    rig.step(Step::Sync, Compression::None);
-    assert_eq!(disk.log().last().map(String::as_str), Some("sync_dir feed=f0"));
-    rig.step(messages, Compression::None);
-    rig.end(Compression::None);
-    assert!(head_of(&disk, 1).is_some_and(|said| said.contains(DISK_GAP)));
-    assert_eq!(messages_on(&disk)[0].len(), 6);
-    verify(&disk).unwrap();
-}
-
-/// A segment whose final name the disk refused kept the ending `.open` until the next start,
-/// months later.
-#[test]
-fn a_refused_name_is_tried_again() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-    rig.step(messages, Compression::None);
-    // The end is appended and synced, then the name follows.
-    disk.fault_at(disk.operations() + 2, Fault::Fail(io::ErrorKind::ReadOnlyFilesystem));
-    rig.step(Step::Rotate { feed: 0 }, Compression::None);
-    assert!(disk.log().iter().any(|op| op.starts_with("rename") && op.ends_with("failed")));
-    let is_open = |disk: &MemoryDisk| {
-        disk.files().iter().any(|path| path.extension().is_some_and(|end| end == "open"))
-    };
-    assert!(is_open(&disk));
-    rig.step(messages, Compression::None);
-    rig.end(Compression::None);
-    assert!(!is_open(&disk), "{:?}", disk.files());
-    assert!(rig.no_loss());
-    verify(&disk).unwrap();
-}
-
-/// A segment given up on a full disk stayed open until the next start, because the disk that
-/// refused the lines refused the `end` too, and it was tried once only.
-#[test]
-fn a_segment_given_up_gets_its_end_once_the_disk_takes_it() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-    rig.step(messages, Compression::None);
-    // The append of the lines, then (one reads back) the cut, a read, and the append of the end.
-    let at = disk.operations();
-    for n in [0, 4] {
-        disk.fault_at(at + n, Fault::Fail(io::ErrorKind::StorageFull));
-    }
-    rig.step(messages, Compression::None);
-    let failed: Vec<_> = disk.log().into_iter().filter(|op| op.ends_with(": failed")).collect();
-    assert!(failed.len() == 2 && failed.iter().all(|op| op.starts_with("append")), "{failed:?}");
-    rig.end(Compression::None);
-    let open = |path: &&PathBuf| path.extension().is_some_and(|end| end == "open");
-    assert_eq!(disk.files().iter().find(open), None);
-    assert_eq!(messages_on(&disk)[0].len(), 6);
-    verify(&disk).unwrap();
-}
-
-/// Where nothing can be synced each new segment was closed for the failed sync of the one before:
-/// a disk that failed for a second left dozens of segments.
-#[test]
-fn failed_syncs_of_others_close_no_new_segment() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    rig.writer.options.retry_every = Duration::from_secs(3600);
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
-    rig.step(messages, Compression::None);
-    for _ in 0..5 {
-        rig.stats[0].sync_failed();
-        rig.step(messages, Compression::None);
-    }
-    assert_eq!(rig.stats[0].segments.get(), 1);
-    rig.end(Compression::None);
-    assert_eq!(rig.stats[0].gaps.figures()[0].holes, 1);
-}
-
-#[test]
-fn events_keep_their_place_when_the_disk_fails() {
-    let disk = MemoryDisk::new();
-    let mut rig = Rig::new(&disk);
-    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
-    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
-    rig.lines[0]
-        .event(EventStamp::Previous, &Event::Stale { conn: 1, after_ms: 7, key: None, at: 8 });
-    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
-    rig.end(Compression::None);
-    assert_eq!(messages_on(&disk)[0].len(), 2);
-    let all: String = disk
-        .files()
-        .iter()
-        .filter(|path| path.starts_with("feed=f0"))
-        .map(|path| String::from_utf8_lossy(&disk.contents(path).unwrap()).into_owned())
-        .collect();
-    assert_eq!(all.matches("\"stale\"").count(), 1, "{all}");
-    verify(&disk).unwrap();
 }

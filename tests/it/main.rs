@@ -28,6 +28,7 @@ mod protocol;
 mod proxy;
 mod recover;
 mod redirect;
+mod retention;
 mod rotation;
 mod selftest;
 mod simulate;

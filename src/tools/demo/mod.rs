@@ -123,13 +123,13 @@ fn record(args: &DemoArgs, folder: &Path) -> anyhow::Result<Outcome> {
     say(&format!("  {}\n", typed.join(" ")));
 
     let recorder = Recorder::start(recorder_options(&words)?)?;
-    let feeds = recorder.views().clone();
+    let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let mut progress = Progress::start(args.duration);
     let ended =
         recorder.run(progress.look_every(), &mut |feeds| progress.look(feeds), &mut || None);
     let feeds = feeds.all();
     progress.finish(&feeds);
-    say(&closing_report(&feeds));
+    say(&closing_report(&feeds, &stats));
     let ended = ended?;
 
     let recorded: u64 = feeds.iter().map(|feed| feed.stats.messages.get()).sum();

@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Gaps, Outcome};
 use crate::printable::printable;
@@ -87,7 +87,8 @@ pub(super) fn verify_file(path: &Path) -> Result<Verdict> {
     let mut report = Report::new(&mut out);
     for segment in find(&[path])?.iter().flat_map(|tape| &tape.segments) {
         let (mut sums, mut totals) = (Sums::default(), Totals::default());
-        verify_segment(segment, NextIndex::Unknown, &mut sums, &mut totals, &mut report)?;
+        let open = segment.open(Purpose::Verify)?.context("it is gone")?;
+        verify_segment(open, NextIndex::Unknown, &mut sums, &mut totals, &mut report)?;
     }
     let (findings, of_sums) = (report.findings, report.of_sums);
     ensure!(report.unreadable == 0, "it could not be opened, see above");
@@ -228,8 +229,18 @@ fn verify_tape(args: &VerifyArgs, tape: &Tape, report: &mut Report<'_>) -> io::R
     let mut totals = Totals::default();
     let mut next = NextIndex::Unknown;
     let mut last: Option<u64> = None;
+    let mut first: Option<u64> = None;
     let mut sums = Sums::default();
     for segment in &tape.segments {
+        let open = match segment.open(Purpose::Verify) {
+            Ok(Some(open)) => Ok(open),
+            Ok(None) => {
+                // Pruned meanwhile, and with it all before it, those that were not listed too.
+                (first, last, next) = (None, None, NextIndex::Unknown);
+                continue;
+            }
+            Err(e) => Err(e),
+        };
         if let (Some(last), Some(number)) = (last, segment.number()) {
             if number != last + 1 {
                 next = NextIndex::Unknown;
@@ -243,12 +254,20 @@ fn verify_tape(args: &VerifyArgs, tape: &Tape, report: &mut Report<'_>) -> io::R
             }
         }
         last = segment.number();
-        next = verify_segment(segment, next, &mut sums, &mut totals, report)?;
+        first = first.or(last);
+        next = match open {
+            Ok(open) => verify_segment(open, next, &mut sums, &mut totals, report)?,
+            Err(e) => {
+                log::error!("{e}");
+                report.unreadable += 1;
+                NextIndex::Unknown
+            }
+        };
     }
     drop(sums);
     let folders: BTreeSet<&Path> = tape.segments.iter().map(SegmentFile::folder).collect();
     for folder in folders.into_iter().filter(|folder| is_given(args, folder)) {
-        sums::check_rest(folder, tape, report)?;
+        sums::check_rest(folder, tape, first, report)?;
     }
     totals.findings = report.findings - before;
     Ok(totals)
@@ -276,21 +295,12 @@ fn report_hole(tape: &Tape, first: u64, last: u64, report: &mut Report<'_>) -> i
 }
 
 fn verify_segment(
-    segment: &SegmentFile,
+    open: OpenSegment,
     next: NextIndex,
     sums: &mut Sums,
     totals: &mut Totals,
     report: &mut Report<'_>,
 ) -> io::Result<NextIndex> {
-    let open = match segment.open(Purpose::Verify) {
-        Ok(Some(open)) => open,
-        Ok(None) => return Ok(NextIndex::Unknown), // Pruned meanwhile.
-        Err(e) => {
-            log::error!("{e}");
-            report.unreadable += 1;
-            return Ok(NextIndex::Unknown);
-        }
-    };
     // It may be another form by now.
     let file = open.file().clone();
     let path = file.path();

@@ -1,7 +1,8 @@
 //! What `_SHA256SUMS` of a day's folder says, against the files.
 //!
 //! Owns reading the sums and hashing. The recorder rewrites them while it seals and prunes, so
-//! what seems wrong is looked at again in the sums as they are then.
+//! what seems wrong is looked at again in the sums as they are then. A listed file that is missing
+//! is no finding where it was pruned.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, Metadata, OpenOptions};
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::Report;
 use crate::storage::{StorageFile, open_regular};
-use crate::tape::name::Form;
+use crate::tape::name::{Form, SegmentName};
 use crate::tape::reader::{SegmentFile, Tape};
 
 /// The sums file's name.
@@ -81,7 +82,9 @@ impl Sums {
             let is_expected = now.sums.is_some() || is_day;
             // Sealing lists a file after its rename and before the plain one goes.
             let plain = folder.join(name.file(Form::Plain));
-            if listed.is_none() && is_expected && !plain.exists() {
+            // Pruning takes it off the list after the file is gone.
+            let stays = path.try_exists().unwrap_or(true);
+            if listed.is_none() && is_expected && !plain.exists() && stays {
                 return report.finding(&path, &format!("sealed, but not listed in {SUMS_FILE}"));
             }
         }
@@ -90,8 +93,14 @@ impl Sums {
     }
 }
 
-/// Checks what is listed beside the segments of `tape`: each line of the sums and each file.
-pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) -> io::Result<()> {
+/// Checks what is listed beside the segments of `tape`, the first of which has the number `first`:
+/// each line of the sums and each file.
+pub(super) fn check_rest(
+    folder: &Path,
+    tape: &Tape,
+    first: Option<u64>,
+    report: &mut Report<'_>,
+) -> io::Result<()> {
     let listed = Listed::read(folder)?;
     let Some(sums) = listed.sums else { return Ok(()) };
     let path = folder.join(SUMS_FILE);
@@ -112,7 +121,7 @@ pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) ->
             if let Ok(file) = open(&file) {
                 file.drop_cache(0, 0);
             }
-        } else {
+        } else if !is_pruned(&name, tape, first) {
             missing.push((name, line));
         }
     }
@@ -123,6 +132,15 @@ pub(super) fn check_rest(folder: &Path, tape: &Tape, report: &mut Report<'_>) ->
         }
     }
     report.end_file(&path).map(|_| ())
+}
+
+/// Whether it is a segment before the first one of the tape: pruning removes files before it takes
+/// them off the list, and a crash may have come in between.
+fn is_pruned(name: &str, tape: &Tape, first: Option<u64>) -> bool {
+    let Some((name, _)) = SegmentName::parse(name) else { return false };
+    tape.is_whole
+        && name.feed.as_str() == tape.feed
+        && first.is_some_and(|first| name.number < first)
 }
 
 impl Listed {

@@ -336,6 +336,41 @@ fn a_hole_between_segments_is_found_but_not_a_pruned_head() {
     check(recording.path(), &["feed=btc: segment 7 is missing", "first_index is 300"]);
 }
 
+/// What is deleted from the beginning on is no loss, whatever was seen of it: all, a part of its
+/// files while they went, or only its line in the sums, after a crash.
+#[test]
+fn a_pruned_head_is_no_finding() {
+    let recording = Recording::new();
+    let mut paths = Vec::new();
+    let mut index = 0;
+    for number in 0..5 {
+        let segment = small(number, index);
+        index = segment.next_index();
+        paths.push(recording.put(&segment, Form::Zstd));
+    }
+    let tapes = find(&[recording.path()]).unwrap();
+    let args = VerifyArgs { paths: vec![recording.path().to_path_buf()] };
+    // Segment 1 went while its folder was read: it was not listed.
+    let mut torn = tapes.clone();
+    torn[0].segments.remove(1);
+    for path in &paths[..3] {
+        fs::remove_file(path).unwrap();
+    }
+    for (case, tapes) in [("as they were", tapes), ("seen in part", torn)] {
+        let mut out = Vec::new();
+        let mut report = Report::new(&mut out);
+        verify(&args, &tapes, &mut report).unwrap();
+        assert_eq!((report.findings, report.unreadable), (0, 0), "{case}");
+    }
+    // The sums list all five still.
+    check(recording.path(), &[]);
+    recording.list_sums(paths[0].parent().unwrap());
+    check(recording.path(), &[]);
+    // One that is missing further on is a loss.
+    fs::remove_file(&paths[4]).unwrap();
+    check(recording.path(), &["lists btc.20250112T115453Z.000004.tape.zst, which is missing"]);
+}
+
 #[test]
 fn the_same_number_twice_is_found() {
     let recording = Recording::new();

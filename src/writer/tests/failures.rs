@@ -1,0 +1,130 @@
+//! What was found to go wrong after one failure or crash, each with its story.
+
+use super::*;
+
+#[test]
+fn a_failed_sync_is_said_on_the_next_segment() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
+    rig.step(Step::Sync, Compression::None);
+    rig.step(messages, Compression::None);
+    rig.end(Compression::None);
+    assert_eq!(messages_on(&disk)[0].len(), 6, "{:?}", disk.log());
+    let second = disk.files().into_iter().find(|path| path.to_string_lossy().contains("000001"));
+    let text = disk.contents(second.expect("a second segment")).unwrap();
+    let gap = text.split(|byte| *byte == b'\n').nth(1).unwrap();
+    let said = String::from_utf8_lossy(gap);
+    assert!(said.contains("\"reason\":\"disk\",\"messages\":null"), "{said}");
+    assert!(!rig.no_loss(), "the exit code tells");
+    verify(&disk).unwrap();
+    // It had its final name, and was taken for whole after a crash of the machine.
+    for seed in 0..50 {
+        let torn = disk.crash_torn(seed);
+        recovery::prepare(&torn, &feed_name(0)).unwrap();
+        if !has_damaged(&torn) {
+            verify(&torn).unwrap_or_else(|said| panic!("seed {seed}: {said}"));
+        }
+    }
+}
+
+/// `.next` was durable before the segment that it counts: where a crash of the machine took that
+/// one, its number was missing for ever.
+#[test]
+fn a_segment_that_is_lost_whole_leaves_no_hole() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    for step in [messages, Step::Sync, Step::Sync, Step::Rotate { feed: 0 }, messages] {
+        rig.step(step, Compression::None);
+    }
+    for seed in 0..50 {
+        let torn = disk.crash_torn(seed);
+        let mut again = Rig::new(&torn);
+        if has_damaged(&torn) {
+            continue;
+        }
+        again.step(messages, Compression::None);
+        again.end(Compression::None);
+        verify(&torn).unwrap_or_else(|said| panic!("seed {seed}: {said}"));
+    }
+}
+
+/// What a flush could not write went to the buffer of a new segment, and stayed there until
+/// something else came for any feed.
+#[test]
+fn what_a_failed_flush_left_is_flushed() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
+    rig.step(messages, Compression::None);
+    assert_eq!(messages_on(&disk)[0].len(), 6, "{:?}", disk.log());
+}
+
+/// Recovery made the day's folder durable, but not those above, which the run before had made.
+#[test]
+fn what_was_recovered_survives_a_crash_of_the_machine() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    rig.step(Step::Messages { feed: 0, count: 3, bytes: 40 }, Compression::None);
+    recovery::prepare(&disk, &feed_name(0)).unwrap();
+    assert_eq!(messages_on(&disk.crash())[0].len(), 3, "{:?}", disk.log());
+}
+
+/// A folder that could not be synced once was never synced again: a crash of the machine took the
+/// whole segment, however often its bytes had been synced.
+#[test]
+fn a_folder_that_failed_is_synced_again() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    // The file, then the recording, the feed and the day.
+    disk.fault_at(disk.operations() + 3, Fault::Fail(io::ErrorKind::Other));
+    rig.step(Step::Sync, Compression::None);
+    assert!(disk.log().iter().any(|op| op.starts_with("sync_dir") && op.ends_with("failed")));
+    rig.step(messages, Compression::None);
+    rig.step(Step::Sync, Compression::None);
+    // It counts as a hole, so the rig believes in nothing any more; but all is there.
+    assert!(!rig.no_loss());
+    rig.synced[0] = 6;
+    check_crashed("after a failed sync of a folder", &rig, &disk.crash(), Compression::None);
+}
+
+/// A segment that was closed after a failed write got its final name, and was not synced before.
+#[test]
+fn a_segment_closed_after_a_failed_write_is_synced() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    rig.step(Step::Sync, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
+    rig.step(messages, Compression::None);
+    check_crashed("after a failed write", &rig, &disk.crash(), Compression::None);
+}
+
+#[test]
+fn events_keep_their_place_when_the_disk_fails() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
+    rig.lines[0]
+        .event(EventStamp::Previous, &Event::Stale { conn: 1, after_ms: 7, key: None, at: 8 });
+    rig.step(Step::Messages { feed: 0, count: 1, bytes: 5 }, Compression::None);
+    rig.end(Compression::None);
+    assert_eq!(messages_on(&disk)[0].len(), 2);
+    let all: String = disk
+        .files()
+        .iter()
+        .filter(|path| path.starts_with("feed=f0"))
+        .map(|path| String::from_utf8_lossy(&disk.contents(path).unwrap()).into_owned())
+        .collect();
+    assert_eq!(all.matches("\"stale\"").count(), 1, "{all}");
+    verify(&disk).unwrap();
+}
