@@ -1,4 +1,5 @@
-//! The sealer as the recorder has it: what comes to it, and what its events mean to log and counters.
+//! The sealer as the recorder has it: what comes to it, and what its events mean to log and
+//! counters.
 //!
 //! Owns no decision: the order of its work is the sealer's own.
 

@@ -89,7 +89,8 @@ fn recognise(folder: &Path, file: &str, feed: &FeedName) -> Option<Found> {
     }
 }
 
-/// Names in a folder that stand for `kind`; `None` where it can't be listed or is not there (any more).
+/// Names in a folder that stand for `kind`; `None` where it can't be listed or is not there (any
+/// more).
 fn list(
     storage: &dyn Storage,
     folder: &Path,

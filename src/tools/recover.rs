@@ -26,10 +26,13 @@ use crate::sealer::{self, Compression};
 use crate::storage::{Appender, Disk, Storage, StorageFile};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::tape::reader::{SegmentFile, Tape, find};
+use crate::units::format_size;
 
 /// How repaired segments are sealed: as the recorder does by default.
 const ZSTD: Compression = Compression::Zstd { level: 3 };
 const GZIP: Compression = Compression::Gzip { level: 6 };
+/// The largest --rotate-bytes, and room for the largest message and for marks beside it.
+const SEGMENT_FILE_BYTES_MAX: u64 = 17 << 30;
 /// Bytes copied at once.
 const COPY_BYTES: usize = 128 << 10;
 
@@ -207,6 +210,14 @@ impl Work<'_> {
             log::warn!("'{}' {why}: left alone", path.display());
             return Ok(None);
         }
+        let bytes = fs::symlink_metadata(&path)?.len();
+        ensure!(
+            bytes <= SEGMENT_FILE_BYTES_MAX,
+            "'{}' has {}, and no segment is larger than {}: look at it by hand",
+            path.display(),
+            format_size(bytes),
+            format_size(SEGMENT_FILE_BYTES_MAX)
+        );
         let name = file.name().with_context(|| {
             format!("'{}' has no name of a segment: give it its name back", path.display())
         })?;

@@ -7,6 +7,7 @@
 mod failures;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
 mod syncs;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,8 +19,14 @@ use tempfile::TempDir;
 use super::program::poll_until;
 
 /// Each of these is tried on every recording; a further one is a line more.
-const COMMANDS: [&str; 5] =
-    ["cat", "cat --messages", "cat --messages --raw-binary", "info", "verify"];
+const COMMANDS: [&str; 6] = [
+    "cat",
+    "cat --messages",
+    "cat --messages --raw-binary",
+    "info",
+    "verify",
+    "recover --into ELSEWHERE",
+];
 /// The bound of a command's own memory, in KiB.
 const MEMORY_KIB: u64 = 64 << 10;
 /// No recording here takes long to read, on a machine that has little time for it.
@@ -59,7 +65,11 @@ fn run(args: &[&str], path: &Path, keeps_stdout: bool) -> Ended {
 /// Runs all commands on `path`; returns what they said, by command.
 fn check(what: &str, path: &Path) -> Vec<Ended> {
     let one = |command: &&str| {
-        let args: Vec<&str> = command.split(' ').collect();
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("saved").display().to_string();
+        let words =
+            command.split(' ').map(|word| if word == "ELSEWHERE" { &elsewhere } else { word });
+        let args: Vec<&str> = words.collect();
         // What cat prints is what stands on the tape.
         let is_cat = args[0] == "cat";
         let ended = run(&args, path, !is_cat);
