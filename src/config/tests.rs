@@ -203,3 +203,19 @@ fn broken_toml_is_told_with_lines() {
     assert!(mistakes.iter().all(|m| m.starts_with("feeds.toml:")), "{mistakes:?}");
     assert!(mistakes.len() >= 2, "{mistakes:?}");
 }
+
+/// The manual's example is one that works.
+#[test]
+fn the_file_in_the_readme_is_right() {
+    let readme = include_str!("../../README.md");
+    let (_, example) = readme.split_once("```toml\n").expect("an example in TOML");
+    let (example, _) = example.split_once("```").expect("its end");
+    let options = check_file(&example.replace("${cred:venue-token}", "token"), "").unwrap();
+    let names: Vec<&str> = options.feeds.iter().map(|plan| plan.name().as_str()).collect();
+    assert_eq!(names, ["trades-1", "book"]);
+    let trades = stream(&options, 0);
+    let topics = r#""btcusdt@trade","ethusdt@trade","solusdt@trade""#;
+    let text = format!(r#"{{"method":"SUBSCRIBE","params":[{topics}],"id":1}}"#);
+    assert_eq!(trades.subscriptions, [Text::plain(&text)]);
+    assert_eq!(trades.keys.as_ref().unwrap().expect, ["BTCUSDT", "ETHUSDT", "SOLUSDT"]);
+}
