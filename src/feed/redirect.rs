@@ -21,20 +21,28 @@ pub(super) fn resolve(from: &FeedUrl, location: &str) -> Result<FeedUrl, String>
     let location = location.split('#').next().unwrap_or_default();
     let (scheme, rest) = match scheme_of(location) {
         Some((scheme, rest)) => (scheme, rest.to_string()),
-        None => (scheme_text(from).to_string(), relative(from, location)),
+        None => (from.scheme().to_string(), relative(from, location)),
     };
     let shown = format!("{scheme}:{}", origin_of(&rest));
-    let scheme = match scheme.as_str() {
-        "ws" | "http" => "ws",
-        "wss" | "https" => "wss",
-        _ => return Err(format!("to '{shown}', which is no place for a WebSocket")),
+    let is_polled = from.scheme().starts_with("http");
+    let scheme = match (scheme.as_str(), is_polled) {
+        ("http", true) => "http",
+        ("https", true) => "https",
+        ("ws" | "http", false) => "ws",
+        ("wss" | "https", false) => "wss",
+        (_, true) => return Err(format!("to '{shown}', which can't be polled")),
+        (_, false) => return Err(format!("to '{shown}', which is no place for a WebSocket")),
     };
-    if from.tls && scheme == "ws" {
-        return Err(format!("from wss to '{shown}', which is not encrypted: that is not followed"));
+    if from.tls && matches!(scheme, "ws" | "http") {
+        let own = from.scheme();
+        return Err(format!(
+            "from {own} to '{shown}', which is not encrypted: that is not followed"
+        ));
     }
     let shown = format!("{scheme}:{}", origin_of(&rest));
     let text = Text { value: format!("{scheme}:{rest}"), shown: shown.clone() };
-    let mut to = FeedUrl::parse(&text)
+    let parse = if is_polled { FeedUrl::parse_http } else { FeedUrl::parse };
+    let mut to = parse(&text)
         .map_err(|_| format!("to '{shown}', with an address that can't be understood"))?;
     to.credentials = if same_origin(from, &to) { from.credentials.clone() } else { None };
     Ok(to)
@@ -47,10 +55,6 @@ fn scheme_of(location: &str) -> Option<(String, &str)> {
     let valid = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
         && bytes.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
     valid.then(|| (scheme.to_ascii_lowercase(), rest))
-}
-
-fn scheme_text(url: &FeedUrl) -> &'static str {
-    if url.tls { "wss" } else { "ws" }
 }
 
 /// What follows the scheme of a URL, relative to `from` (RFC 3986 section 5.2).
@@ -134,6 +138,10 @@ mod tests {
             assert_eq!(to.to_string(), shown, "{location}");
         }
         assert_eq!(resolve(&url("ws://h/"), "wss://h/").unwrap().request_uri(), "wss://h/");
+        let polled = FeedUrl::parse_http(&Text::plain("http://h/a")).unwrap();
+        assert_eq!(resolve(&polled, "b").unwrap().request_uri(), "http://h/b");
+        assert_eq!(resolve(&polled, "https://x/").unwrap().request_uri(), "https://x/");
+        assert!(resolve(&polled, "wss://x/").unwrap_err().contains("can't be polled"));
     }
 
     #[test]

@@ -118,41 +118,9 @@ impl FeedUrl {
         })
     }
 
-    /// Where a `Location` of this URL's server leads (RFC 3986 section 5.2). Shown by its origin
-    /// only: the rest may repeat secrets of this URL.
-    ///
-    /// # Errors
-    /// The other URL is none that can be polled.
-    pub fn redirected(&self, location: &str) -> Result<FeedUrl, String> {
-        let location = location.split('#').next().unwrap_or_default();
-        let scheme = self.scheme;
-        let authority = &self.host_header;
-        let path = self.path.split('?').next().unwrap_or_default();
-        let absolute = if is_http(location) {
-            location.to_string()
-        } else if location.contains("://") {
-            return Err("it leads to an address of another scheme".to_string());
-        } else if location.starts_with("//") {
-            format!("{scheme}:{location}")
-        } else if location.starts_with('/') {
-            format!("{scheme}://{authority}{location}")
-        } else if location.starts_with('?') {
-            format!("{scheme}://{authority}{path}{location}")
-        } else {
-            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            format!("{scheme}://{authority}{}", without_dots(&format!("{folder}/{location}")))
-        };
-        let mut url = FeedUrl::parse_http(&Text::plain(&absolute))
-            .map_err(|_| "it leads to an address that is no URL".to_string())?;
-        url.shown = format!("{}://{}/...", url.scheme, url.host_header);
-        Ok(url)
-    }
-
-    /// Whether both are of one server, which may be told what the other is told.
-    pub fn is_same_origin(&self, other: &FeedUrl) -> bool {
-        self.tls == other.tls
-            && self.port == other.port
-            && self.host.eq_ignore_ascii_case(&other.host)
+    /// Its scheme, in lower case.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// Value of the Host header.
@@ -171,26 +139,6 @@ impl fmt::Display for FeedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }
-}
-
-/// `.` and `..` of a path resolved (RFC 3986 section 5.2.4); its query is left alone.
-fn without_dots(path_and_query: &str) -> String {
-    let (path, query) = match path_and_query.find('?') {
-        Some(at) => path_and_query.split_at(at),
-        None => (path_and_query, ""),
-    };
-    let mut kept: Vec<&str> = Vec::new();
-    for segment in path.split('/') {
-        match segment {
-            "." => {}
-            ".." if kept.len() > 1 => {
-                kept.pop();
-            }
-            ".." => {}
-            other => kept.push(other),
-        }
-    }
-    format!("{}{query}", kept.join("/"))
 }
 
 /// The URL with `***` for a password, whatever the rest of it.
@@ -235,29 +183,6 @@ mod tests {
         assert_eq!(FeedUrl::parse_http(&Text::plain("http://h")).unwrap().port, 80);
         assert!(FeedUrl::parse_http(&Text::plain("ws://h")).is_err());
         assert!(is_http("HTTP://x") && !is_http("wss://x") && !is_http("h"));
-    }
-
-    #[test]
-    fn redirects_are_resolved_and_show_their_origin_only() {
-        let url = FeedUrl::parse_http(&Text::plain("https://h:8/a/b?key=secret")).unwrap();
-        let check = |location: &str, uri: &str, same_origin: bool| {
-            let next = url.redirected(location).unwrap();
-            assert_eq!(next.request_uri(), uri, "{location}");
-            assert_eq!(next.is_same_origin(&url), same_origin, "{location}");
-            assert!(!next.to_string().contains("secret"), "{next}");
-        };
-        check("/c?key=secret", "https://h:8/c?key=secret", true);
-        check("c", "https://h:8/a/c", true);
-        check("./c/../../d?x=../y", "https://h:8/d?x=../y", true);
-        check("../../../d", "https://h:8/d", true);
-        check("?x", "https://h:8/a/b?x", true);
-        check("//other/p#f", "https://other/p", false);
-        check("https://H:8/", "https://H:8/", true);
-        check("https://h/", "https://h/", false);
-        check("http://h:8/", "http://h:8/", false);
-        for wrong in ["ftp://h/", "https://", "http://h:x/", "/a b"] {
-            assert!(url.redirected(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -318,10 +318,15 @@ fn redirects_are_followed_and_secrets_stay_behind() {
 fn redirects_that_are_not_followed() {
     let to = |location: &str| script().respond("302 Found", &[location], "");
     let plain = to("Location: http://127.0.0.1:1/?token=s3cret");
-    let words = "302; it leads to http://127.0.0.1:1/..., which is not encrypted";
+    let words = "302; it redirects from https to 'http://127.0.0.1:1/...', which is not encrypted";
     check_failure_on(Scheme::Wss, "to plain", &plain, None, &[words], "");
     let odd = to("Location: ftp://127.0.0.1/");
-    check_failure("odd scheme", &odd, None, &["it leads to an address of another scheme"]);
+    check_failure(
+        "odd scheme",
+        &odd,
+        None,
+        &["it redirects to 'ftp://127.0.0.1/...', which can't be polled"],
+    );
     let mut scripts = vec![to("Location: /again"); 6];
     scripts.push(script().respond(OK, &[], "x"));
     let run = Run::serve_polls(Scheme::Ws, scripts).args(ONCE).finish(0);

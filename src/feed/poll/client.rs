@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, Method as HttpMethod, Request, Response};
 use ureq::{Agent, Body};
 
 use super::super::reason::{Reason, Stage};
+use super::super::redirect;
 use super::super::transport::{ConnectError, printable};
 use super::super::upgrade::{USER_AGENT, retry_after};
 use super::super::url::FeedUrl;
@@ -176,7 +177,7 @@ impl Client {
         });
         request = request.uri(hop.url.request_uri());
         // What the options say is for the server they name, and nobody else.
-        let is_ours = hop.url.is_same_origin(&options.url);
+        let is_ours = redirect::same_origin(&hop.url, &options.url);
         let own = if is_ours { options.headers.as_slice() } else { &[] };
         let has = |name: &str| own.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
         for (name, value) in own {
@@ -284,16 +285,13 @@ fn next_hop(
         return None;
     }
     let location = text(response.headers(), "location")?;
-    let url = match hop.url.redirected(&location) {
+    let url = match redirect::resolve(&hop.url, &location) {
         Ok(url) => url,
-        Err(cause) => return Some(Err(cause)),
+        Err(why) => return Some(Err(format!("it redirects {why}"))),
     };
-    if hop.url.tls && !url.tls {
-        return Some(Err(format!("it leads to {url}, which is not encrypted")));
-    }
     let method = match (&hop.method, status) {
         // RFC 9110 section 15.4: only these two keep the method.
-        (Method::Post(body), 307 | 308) if url.is_same_origin(&options.url) => {
+        (Method::Post(body), 307 | 308) if redirect::same_origin(&url, &options.url) => {
             Method::Post(body.clone())
         }
         (Method::Post(_), 307 | 308) => {
