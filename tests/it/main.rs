@@ -31,6 +31,7 @@ mod redirect;
 mod rotation;
 mod selftest;
 mod simulate;
+mod subscriptions;
 mod tidy;
 mod tls;
 mod usage;
