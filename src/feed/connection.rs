@@ -63,6 +63,11 @@ impl Connection {
         if self.wants_write { Interest::Both } else { Interest::Read }
     }
 
+    /// Whether the server has not taken all yet that was sent.
+    pub fn waits_to_send(&self) -> bool {
+        self.wants_write
+    }
+
     /// The next message, if there is one.
     pub fn read(&mut self) -> Incoming {
         if self.discards {
@@ -192,6 +197,10 @@ fn reason_of(error: Error) -> Reason {
         Error::Utf8(_) => Reason::InvalidUtf8,
         Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
             Reason::Oversized { bytes: size as u64, limit: max_size as u64 }
+        }
+        // What pings and replies add is a few bytes each: it has not read for long.
+        Error::WriteBufferFull(_) => {
+            Reason::Lost { cause: "the server does not read what is sent to it".to_string() }
         }
         other => Reason::Lost { cause: printable(&other.to_string()) },
     }

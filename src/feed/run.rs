@@ -7,6 +7,7 @@
 
 mod talk;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,6 +71,8 @@ pub(super) struct FeedLoop {
     figures: Figures,
     /// Messages recorded since the start.
     recorded: u64,
+    /// Subscriptions that wait for those before them to leave.
+    to_send: VecDeque<usize>,
     /// Subscriptions, or a part of them, may still be on their way into the socket.
     subscribing: bool,
     stall: Stall,
@@ -101,6 +104,7 @@ impl FeedLoop {
             conn: 0,
             figures: Figures { since: now, messages: 0, bytes: 0 },
             recorded: 0,
+            to_send: VecDeque::new(),
             subscribing: false,
             stall: Stall::default(),
             wire_bytes_counted: 0,
@@ -437,35 +441,9 @@ impl FeedLoop {
         self.lines.event(EventStamp::Read(socket.stamp()), &event);
         self.connection = Some(connection);
         self.wire_bytes_counted = 0;
-        self.subscribing = false;
         self.stats.connections.add(1);
         let took = mono_now().since(self.figures.since).as_millis();
         self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms{way}"));
-    }
-
-    fn subscribe(&mut self, n: usize) -> Option<Input> {
-        self.subscribing = true;
-        let text = &self.options.subscriptions[n];
-        let sent = self.connection.as_mut()?.send_text(&text.value);
-        let at = clock::wall_now();
-        let event = Event::Sent { conn: self.conn, text: &text.shown, cut: false, at };
-        self.lines.event(EventStamp::Previous, &event);
-        sent.err().map(Input::Broken)
-    }
-
-    /// Sends what waits; a connection that fails at it is broken.
-    fn flush(&mut self) {
-        let Some(connection) = &mut self.connection else {
-            return;
-        };
-        match connection.flush() {
-            Ok(true) if self.subscribing => {
-                self.subscribing = false;
-                self.step(Input::Flushed);
-            }
-            Ok(_) => {}
-            Err(reason) => self.step(Input::Broken(reason)),
-        }
     }
 
     fn count_wire_bytes(&mut self) {
@@ -478,6 +456,8 @@ impl FeedLoop {
 
     fn disconnect(&mut self, reason: &Reason) {
         let was_connected = self.connection.take().is_some();
+        self.to_send.clear();
+        self.subscribing = false;
         if was_connected {
             self.begin_hole(reason);
         } else {

@@ -19,6 +19,8 @@ use super::wire::{self, CLOSE, ClientFrame, FIN, PING, PONG, TEXT};
 pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two pings of [`Step::PingUntilClose`].
 const PING_EVERY: Duration = Duration::from_millis(20);
+/// Pause between two texts of [`Step::CountUntilClose`].
+const COUNT_EVERY: Duration = Duration::from_millis(1);
 /// A slow answer to the upgrade comes in pieces of this size. Clients take an answer in very many
 /// very small pieces for an attack: tungstenite does from 64 pieces on.
 const SLOW_HEAD_BYTES: usize = 4;
@@ -151,6 +153,13 @@ impl Connection {
             Step::PingPong(payload) => self.ping_pong(payload.as_slice()),
             Step::PingUntilClose => self.ping_until_close(),
             Step::ExpectText(text) => self.expect_text(text),
+            Step::TakeTexts(count) => (0..*count).try_for_each(|_| self.take_text().map(drop)),
+            Step::AnswerUntilClose(answers) => self.answer_until_close(answers),
+            Step::CountUntilClose(prefix) => self.count_until_close(prefix),
+            Step::FloodUntilGone(bytes) => {
+                self.flood_until_gone(bytes.as_slice());
+                Ok(())
+            }
             Step::ExpectPing => self.expect_ping(),
             Step::ExpectClose { codes, answer } => self.expect_close(codes, *answer),
             Step::Stall { bare } => {
@@ -394,11 +403,63 @@ impl Connection {
     }
 
     fn expect_text(&mut self, text: &str) -> Result<(), String> {
+        let got = self.take_text()?;
+        if got == text { Ok(()) } else { Err(format!("got {}", wire::brief(got.as_bytes()))) }
+    }
+
+    fn take_text(&mut self) -> Result<String, String> {
         let frame = self.next_but_pongs()?;
-        if frame.opcode == TEXT && frame.payload == text.as_bytes() {
-            return Ok(());
+        if frame.opcode != TEXT {
+            return Err(format!("got opcode {:#x}, {}", frame.opcode, wire::brief(&frame.payload)));
         }
-        Err(format!("got opcode {:#x}, {}", frame.opcode, wire::brief(&frame.payload)))
+        self.note_text(frame)
+    }
+
+    fn note_text(&self, frame: ClientFrame) -> Result<String, String> {
+        let text = String::from_utf8(frame.payload).map_err(|e| e.to_string())?;
+        self.shared.update(|state| state.texts.push((Instant::now(), text.clone())));
+        Ok(text)
+    }
+
+    fn answer_until_close(&mut self, answers: &[(String, String)]) -> Result<(), String> {
+        loop {
+            self.set_deadline(STEP_DEADLINE);
+            let frame = self.next_but_pongs()?;
+            match frame.opcode {
+                CLOSE => return self.answer_close(&frame),
+                TEXT => {
+                    let text = self.note_text(frame)?;
+                    for (_, answer) in answers.iter().filter(|(asked, _)| *asked == text) {
+                        self.send(&wire::frame(FIN | TEXT, answer.as_bytes()))?;
+                    }
+                }
+                opcode => return Err(format!("got opcode {opcode:#x}")),
+            }
+        }
+    }
+
+    fn count_until_close(&mut self, prefix: &str) -> Result<(), String> {
+        let until = Instant::now() + STEP_DEADLINE;
+        let mut number = 0;
+        while Instant::now() < until {
+            number += 1;
+            self.set_deadline(STEP_DEADLINE);
+            self.send(&wire::frame(FIN | TEXT, format!("{prefix} {number}").as_bytes()))?;
+            self.set_deadline(COUNT_EVERY);
+            match self.next_frame(true)? {
+                Some(frame) if frame.opcode == CLOSE => return self.answer_close(&frame),
+                Some(frame) if frame.opcode == TEXT => drop(self.note_text(frame)?),
+                Some(_) | None => {}
+            }
+        }
+        Err("the client never closed".to_string())
+    }
+
+    fn flood_until_gone(&mut self, bytes: &[u8]) {
+        while self.send(bytes).is_ok() {
+            self.set_deadline(STEP_DEADLINE);
+        }
+        self.stream = Stream::Gone;
     }
 
     fn expect_ping(&mut self) -> Result<(), String> {

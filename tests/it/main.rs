@@ -32,6 +32,7 @@ mod retention;
 mod rotation;
 mod selftest;
 mod simulate;
+mod subscriptions;
 mod tidy;
 mod tls;
 mod usage;

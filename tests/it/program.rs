@@ -23,6 +23,8 @@ const DEFAULTS: [(&str, &str); 3] =
     [("--backoff-min", "10ms"), ("--backoff-max", "50ms"), ("--compress", "none")];
 /// The feed of tests that have only one.
 pub const FEED: &str = "f";
+/// Where tests of feeds files have theirs, in the run's folder.
+pub const FEEDS_FILE: &str = "feeds.toml";
 /// A program that has not ended by then never will.
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition that nobody announces.
@@ -213,6 +215,25 @@ impl Run {
         self
     }
 
+    /// Feeds come from a file with this text, in which `{URL0}` is the address of the first server,
+    /// and so on. What is typed goes before a file: of the defaults only those of the recorder are
+    /// given.
+    pub fn feeds_file(mut self, text: &str) -> Run {
+        self.defaults.retain(|(option, _)| !option.starts_with("--backoff"));
+        self.write_feeds_file(text);
+        self.file_option("--config", FEEDS_FILE)
+    }
+
+    /// Another text in the place of the file's.
+    pub fn write_feeds_file(&self, text: &str) {
+        let mut text = text.to_string();
+        for (n, server) in self.servers.iter().enumerate() {
+            text = text.replace(&format!("{{URL{n}}}"), &server.url("/stream"));
+            text = text.replace(&format!("{{HTTP{n}}}"), &server.http_url("/depth"));
+        }
+        std::fs::write(self.path(FEEDS_FILE), text).unwrap();
+    }
+
     /// A variable of the environment, which is bare otherwise.
     pub fn env(mut self, name: &str, value: &str) -> Run {
         self.env.push((name.to_string(), value.to_string()));
@@ -282,6 +303,32 @@ impl Run {
     pub fn stderr(&self) -> String {
         let bytes = std::fs::read(self.path("stderr.txt")).unwrap_or_default();
         String::from_utf8(bytes).expect("talk is UTF-8")
+    }
+
+    /// Waits until the program has said `text` so many times.
+    pub fn said_times(&self, text: &str, times: usize) {
+        let what = format!("'{text}' in the log {times} times");
+        eventually(&what, || (self.stderr().matches(text).count() >= times).then_some(()));
+    }
+
+    /// Waits until the program has said `text`.
+    pub fn said(&self, text: &str) {
+        self.said_times(text, 1);
+    }
+
+    /// A line of `/proc/PID/status`, in KiB.
+    pub fn status_kib(&self, name: &str) -> u64 {
+        let id = self.child.as_ref().expect("the program was started").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap()
+    }
+
+    /// What everybody on the machine can read of the program.
+    pub fn command_line_seen(&self) -> String {
+        let id = self.child.as_ref().expect("the program was started").id();
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap();
+        String::from_utf8_lossy(&line).replace('\0', " ")
     }
 
     /// Starts the program unless it runs, waits for its end, and checks the exit code and that

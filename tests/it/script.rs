@@ -73,6 +73,15 @@ pub enum Step {
     PingUntilClose,
     /// Waits for a text message.
     ExpectText(String),
+    /// Takes so many text messages, whatever they say; the test reads them from the server.
+    TakeTexts(usize),
+    /// Takes text messages until the client sends a close frame, which is answered; sends these
+    /// answers to those that ask.
+    AnswerUntilClose(Vec<(String, String)>),
+    /// Sends the texts `PREFIX 1`, `PREFIX 2`, .. until the client sends a close frame; answers it.
+    CountUntilClose(String),
+    /// Sends the bytes over and over and reads nothing, until the client is gone.
+    FloodUntilGone(Bytes),
     /// Waits for a ping of the client; answers it.
     ExpectPing,
     /// Waits for a close frame with one of these codes; answers it or not.
@@ -192,6 +201,33 @@ impl Script {
 
     pub fn expect_text(self, text: &str) -> Script {
         self.step(Step::ExpectText(text.to_string()))
+    }
+
+    pub fn take_texts(self, count: usize) -> Script {
+        self.step(Step::TakeTexts(count))
+    }
+
+    pub fn answer_until_close(self, answers: &[(&str, &str)]) -> Script {
+        let answers = answers.iter().map(|(asked, answer)| (asked.to_string(), answer.to_string()));
+        self.step(Step::AnswerUntilClose(answers.collect()))
+    }
+
+    /// Reads on, and says nothing but the answer to a close frame.
+    pub fn listen_until_close(self) -> Script {
+        self.answer_until_close(&[])
+    }
+
+    pub fn count_until_close(self, prefix: &str) -> Script {
+        self.step(Step::CountUntilClose(prefix.to_string()))
+    }
+
+    pub fn flood_until_gone(self, bytes: Vec<u8>) -> Script {
+        self.step(Step::FloodUntilGone(bytes.into()))
+    }
+
+    /// Reads nothing more until the test says `listen`; marks `deaf` when that begins.
+    pub fn deaf(self) -> Script {
+        self.mark("deaf").wait_for("listen")
     }
 
     pub fn expect_ping(self) -> Script {

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use openssl::ssl::{SslAcceptor, SslMethod, SslVerifyMode};
 
@@ -41,6 +42,8 @@ pub struct State {
     accepted: usize,
     finished: usize,
     pub requests: Vec<Request>,
+    /// Text messages of clients, and when each came in.
+    pub texts: Vec<(Instant, String)>,
     pub marks: HashSet<String>,
     failures: Vec<String>,
     stopped: bool,
@@ -138,6 +141,16 @@ impl Server {
 
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
+    }
+
+    /// Text messages that came in, in order, and when.
+    pub fn texts(&self) -> Vec<(Instant, String)> {
+        self.shared.lock().texts.clone()
+    }
+
+    /// Connections that were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.lock().accepted
     }
 
     pub fn has_failed(&self) -> bool {

@@ -1,5 +1,5 @@
-//! What venue and feed say to each other beside data: acknowledgements, refusals, heartbeats,
-//! questions, and symbols that fall silent.
+//! What venue and feed say to each other beside data: subscriptions, acknowledgements, refusals,
+//! heartbeats, questions, and symbols that fall silent.
 //!
 //! Owns doing what such a message asks for. What it means is [`super::super::matcher`]'s, what
 //! follows from it the session's.
@@ -19,6 +19,44 @@ use crate::units::format_span;
 const WORDS_BYTES_MAX: usize = 2 << 10;
 
 impl FeedLoop {
+    /// Sends a subscription, after those before it have left: a venue that reads slowly gets a
+    /// list of many megabytes too, of which one text at a time waits in memory.
+    pub(super) fn subscribe(&mut self, n: usize) -> Option<Input> {
+        self.subscribing = true;
+        self.to_send.push_back(n);
+        self.send_next().err().map(Input::Broken)
+    }
+
+    /// Sends what waits; a connection that fails at it is broken.
+    pub(super) fn flush(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        let flushed = connection.flush().and_then(|_| self.send_next());
+        match flushed {
+            Ok(true) if self.subscribing => {
+                self.subscribing = false;
+                self.step(Input::Flushed);
+            }
+            Ok(_) => {}
+            Err(reason) => self.step(Input::Broken(reason)),
+        }
+    }
+
+    /// Subscriptions that wait, as long as the socket takes them; `true` once all have left.
+    fn send_next(&mut self) -> Result<bool, Reason> {
+        let Some(connection) = &mut self.connection else { return Ok(false) };
+        let mut sent = Ok(!connection.waits_to_send());
+        while sent == Ok(true)
+            && let Some(n) = self.to_send.pop_front()
+        {
+            let text = &self.options.subscriptions[n];
+            sent = connection.send_text(&text.value);
+            let (conn, at) = (self.conn, clock::wall_now());
+            let event = Event::Sent { conn, text: &text.shown, cut: false, at };
+            self.lines.event(EventStamp::Previous, &event);
+        }
+        sent
+    }
+
     /// Whether a message is data, rather than talk between the venue and us. What it says is done.
     pub(super) fn understand(&mut self, message: &[u8], is_binary: bool, now: Mono) -> bool {
         if let Some(keys) = &mut self.keys {
