@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::block::{FeedId, Parcel, Pool, Tape};
 use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::{Ear, Listener};
+use crate::feed::session::Ask;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task};
 use crate::recovery;
@@ -71,6 +72,12 @@ enum State {
     Failed { restart_at: Instant },
 }
 
+impl Slot {
+    fn is_poll(&self) -> bool {
+        matches!(self.wanted, Some(FeedPlan::Poll(_)))
+    }
+}
+
 /// What a change of options did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
@@ -95,10 +102,12 @@ impl Feeds {
         for ((plan, start), view) in plans.into_iter().zip(starts).zip(feeds.views.all()) {
             feeds.add_slot(plan, view, start);
         }
-        for id in 0..feeds.slots.len() {
+        // Who listens comes first: what is told before that is heard by nobody.
+        let (polls, streams): (Vec<FeedId>, Vec<FeedId>) =
+            (0..feeds.slots.len()).partition(|id| feeds.slots[*id].is_poll());
+        for id in polls.into_iter().chain(streams) {
             feeds.run(id)?;
         }
-        feeds.introduce();
         Ok(feeds)
     }
 
@@ -154,8 +163,20 @@ impl Feeds {
         let feed =
             Feed::start(task, self.shop.network.clone(), lines, slot.view.stats.clone(), on_end)
                 .with_context(|| format!("can't start the feed {name}"))?;
-        slot.state = State::Running { feed, plan: Box::new(plan) };
+        let hears_live = self.hears_live(&plan);
+        if hears_live {
+            // It has missed that the other one connected.
+            feed.tell(Command::Ask(Ask::Reconnect));
+        }
+        self.slots[id].state = State::Running { feed, plan: Box::new(plan) };
         Ok(())
+    }
+
+    /// Whether it is a poll that listens to a feed which is live.
+    fn hears_live(&self, plan: &FeedPlan) -> bool {
+        let FeedPlan::Poll(poll) = plan else { return false };
+        let Some((heard, _)) = &poll.on else { return false };
+        self.slots.iter().any(|slot| slot.view.name == *heard && slot.view.stats.live.get() == 1)
     }
 
     /// Those that listen to the feed.
@@ -206,11 +227,18 @@ impl Feeds {
             }
         }
         let mut starts = starts.into_iter();
-        for plan in plans {
-            match self.find(&plan) {
-                Some(id) => self.want(id, plan, &mut changes),
-                None => {
-                    let start = starts.next().expect("one was made for each");
+        let plans = plans.into_iter().map(|plan| {
+            let start = self.find(&plan).is_none().then(|| starts.next());
+            (plan, start.flatten())
+        });
+        // Who listens comes first: what is told before that is heard by nobody.
+        let (polls, streams): (Vec<_>, Vec<_>) =
+            plans.partition(|(plan, _)| matches!(plan, FeedPlan::Poll(_)));
+        for (plan, start) in polls.into_iter().chain(streams) {
+            match (self.find(&plan), start) {
+                (Some(id), _) => self.want(id, plan, &mut changes),
+                (None, start) => {
+                    let start = start.expect("one was made for each new feed");
                     changes.added += 1;
                     self.add(plan, &start);
                 }

@@ -53,12 +53,8 @@ fn paced() {
 /// Messages come and are recorded while subscriptions are still being sent.
 #[test]
 fn messages_between_paced_subscriptions() {
-    let script = accept()
-        .expect_text("a")
-        .text("of a")
-        .expect_text("b")
-        .text("of b")
-        .listen_until_close();
+    let script =
+        accept().expect_text("a").text("of a").expect_text("b").text("of b").listen_until_close();
     let run = Run::serve(Scheme::Ws, [script])
         .args("--subscribe a --subscribe b --subscribe-rate 10/s --stale-after 5s")
         .start();
@@ -236,9 +232,12 @@ fn a_large_subscription_is_sent_in_pieces() {
 #[test]
 fn a_venue_that_never_reads_subscriptions() {
     on_both(|scheme| {
-        let run = long_subscriptions(scheme, [accept().deaf(), accept().take_texts(LONG_TEXTS).text("x")])
-            .args("--connect-timeout 300ms --max-messages 1")
-            .start();
+        let run = long_subscriptions(
+            scheme,
+            [accept().deaf(), accept().take_texts(LONG_TEXTS).text("x")],
+        )
+        .args("--connect-timeout 300ms --max-messages 1")
+        .start();
         run.said("timeout: subscribe (300ms)");
         let peak_kib = run.status_kib("VmHWM");
         run.server().go("listen");
