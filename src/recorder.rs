@@ -498,8 +498,10 @@ fn prepare_tapes(
     let names: HashSet<_> = options.feeds.iter().map(FeedPlan::name).collect();
     assert_eq!(names.len(), options.feeds.len(), "names were checked to be different");
     let (mut tapes, mut starts) = (Vec::new(), Vec::new());
-    for feed in &options.feeds {
-        let start = recovery::prepare(storage, feed.name()).map_err(anyhow::Error::msg)?;
+    let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
+    let prepared = recovery::prepare_all(storage, &recorded);
+    for (feed, start) in options.feeds.iter().zip(prepared) {
+        let start = start.map_err(anyhow::Error::msg)?;
         tapes.push(Tape {
             name: feed.name().clone(),
             url: feed.url().to_string(),
@@ -509,7 +511,6 @@ fn prepare_tapes(
         });
         starts.push(start);
     }
-    let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
     recovery::finish_others(storage, &recorded);
     Ok((tapes, starts))
 }

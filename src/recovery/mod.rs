@@ -15,6 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use self::scan::{Scan, Trust, scan};
 use crate::clock::{self, UnixNs};
@@ -24,6 +25,8 @@ use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 
+/// Feeds looked at at once; each needs about a MiB of buffers.
+const THREADS_MAX: usize = 4;
 /// So many damaged files of one name are kept beside each other.
 const ASIDE_MAX: u32 = 100;
 
@@ -91,6 +94,21 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
         Err(error) => log::warn!("'{}': {error}; going on without it", path.display()),
     }
     Ok(start)
+}
+
+/// As [`prepare`], for many feeds, some at a time: each waits for the disk to sync most of the time.
+/// What comes back is in the order of `feeds`.
+pub fn prepare_all(storage: &dyn Storage, feeds: &[&FeedName]) -> Vec<Result<Start, String>> {
+    let share = feeds.len().div_ceil(THREADS_MAX).max(1);
+    thread::scope(|scope| {
+        let some = |feeds: &[&FeedName]| {
+            feeds.iter().map(|feed| prepare(storage, feed)).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> =
+            feeds.chunks(share).map(|feeds| scope.spawn(move || some(feeds))).collect();
+        // A panic in one is a panic of the start.
+        threads.into_iter().flat_map(|thread| thread.join().expect("no thread failed")).collect()
+    })
 }
 
 /// Finishes what was left open of feeds that are not recorded any more. What can't be finished is
