@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use self::scan::{Scan, Trust, scan};
+use self::tail::Covered;
 use crate::clock::{self, UnixNs};
 use crate::storage::{Appender, Entry, EntryKind, Storage, StorageFile, create_anew};
 use crate::tape::event::{Counts, Crc32c, Event};
@@ -25,6 +26,8 @@ use crate::tape::line::{Stamp, TS_DIGITS};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 
+/// So many segments without a message are gone back through, from the newest one.
+const SEGMENTS_LOOKED_AT_MAX: usize = 64;
 /// Feeds looked at at once; each needs about a MiB of buffers.
 const THREADS_MAX: usize = 4;
 /// So many damaged files of one name are kept beside each other.
@@ -88,12 +91,37 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
     match tail::of_segment(storage, &path, *form) {
         Ok(Some(tail)) => {
             start.next_index = start.next_index.max(tail.next_index);
-            start.last_ts = Some(tail.last_ts);
+            start.last_ts = Some(covered_until(storage, &segments, tail.last_ts));
         }
         Ok(None) => log::warn!("'{}' can't be understood; going on without it", path.display()),
         Err(error) => log::warn!("'{}': {error}; going on without it", path.display()),
     }
     Ok(start)
+}
+
+/// The stamp from which the hole between this run and the one before counts. Mostly that of the last
+/// line; where the last runs got no message, because they were killed before they were connected,
+/// that of the last line before them. Where it isn't found, a moment that is rather too early.
+fn covered_until(
+    storage: &dyn Storage,
+    segments: &[(SegmentName, Form)],
+    last_ts: UnixNs,
+) -> UnixNs {
+    let (mut until, mut after) = (last_ts, None);
+    let finished = segments.iter().rev().filter(|(_, form)| *form != Form::Open);
+    for (name, form) in finished.take(SEGMENTS_LOOKED_AT_MAX) {
+        // What can't be read was told of before, or will be by verify.
+        let Ok(Some(tail)) = tail::of_segment(storage, &name.path(*form), *form) else {
+            return until;
+        };
+        until = tail.first_ts;
+        match tail.covered(after) {
+            Covered::Until(ts) => return ts,
+            Covered::Before(known) => after = known,
+            Covered::Unknown => return until,
+        }
+    }
+    until
 }
 
 /// As [`prepare`], for many feeds, some at a time: each waits for the disk to sync most of the time.

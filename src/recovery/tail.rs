@@ -14,8 +14,8 @@ use crate::tape::reader::frames::SeekTable;
 use crate::tape::reader::source::WINDOW_LOG_MAX;
 use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 
-/// The end line is shorter than this.
-const TAIL_BYTES: usize = 4 << 10;
+/// So much of the end is read: the end line, and with luck the last message.
+const TAIL_BYTES: usize = EVENT_LINE_BYTES_MAX + (4 << 10);
 /// The last frame of a sealed segment is not decoded beyond this: about a MiB, and the longest
 /// line. A frame of a few KiB can hold many GiB.
 const FRAME_BYTES_MAX: u64 = (2 << 20) + LINE_BYTES_MAX;
@@ -23,7 +23,7 @@ const FRAME_BYTES_MAX: u64 = (2 << 20) + LINE_BYTES_MAX;
 const GZIP_BYTES_MAX: u64 = 17 << 30;
 
 /// Where a segment ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tail {
     /// The first index after it.
     pub next_index: u64,
@@ -31,6 +31,50 @@ pub(super) struct Tail {
     pub is_least: bool,
     /// Stamp of its last line.
     pub last_ts: UnixNs,
+    /// Stamp of its header.
+    pub first_ts: UnixNs,
+    /// Its last lines, `end` included, as far as they were read.
+    pub lines: Vec<u8>,
+}
+
+impl Tail {
+    /// Goes back from the end to the line up to which nothing can be missing: a message, or a gap,
+    /// which closes a hole. What comes after it on the same connection counts too, but not a new
+    /// attempt to connect: a run that is killed in it leaves the hole open that it began with.
+    /// `after` is what the segment after this one knew.
+    pub fn covered(&self, mut after: Option<UnixNs>) -> Covered {
+        let body = self.lines.strip_suffix(b"\n").unwrap_or(&self.lines);
+        for line in body.rsplit(|byte| *byte == b'\n') {
+            let Ok(line) = Line::parse(line) else {
+                // The end of a long line, which no event is.
+                let is_message = line.len() >= EVENT_LINE_BYTES_MAX;
+                return after.filter(|_| is_message).map_or(Covered::Unknown, Covered::Until);
+            };
+            let is =
+                |name: &str| line.raw.starts_with(format!("{{\"event\":\"{name}\",").as_bytes());
+            if line.kind != Kind::Event || is("gap") {
+                return Covered::Until(after.unwrap_or(line.ts));
+            } else if is("segment") {
+                return Covered::Before(after);
+            } else if is("connecting") {
+                after = None;
+            } else {
+                after.get_or_insert(line.ts);
+            }
+        }
+        Covered::Unknown
+    }
+}
+
+/// Up to where nothing is missing on a tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Covered {
+    /// Up to this stamp.
+    Until(UnixNs),
+    /// The segment holds no such line: the one before it tells, given this.
+    Before(Option<UnixNs>),
+    /// More would have to be read.
+    Unknown,
 }
 
 /// Header and end of the segment; `None` where they can't be understood.
@@ -123,7 +167,7 @@ fn parse_header(head: &[u8]) -> Option<Head> {
 }
 
 fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
-    let first_index = parse_header(head)?.first_index;
+    let head = parse_header(head)?;
     let mut lines = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n');
     let line = Line::parse(lines.next()?).ok()?;
     if !line.raw.starts_with(b"{\"event\":\"end\",") {
@@ -135,7 +179,13 @@ fn understand(head: &[u8], tail: &[u8]) -> Option<Tail> {
     });
     let counts: Counts = serde_json::from_slice(line.raw).ok()?;
     let lines = Some(counts.lines).filter(|lines| *lines <= COUNT_MAX)?;
-    Some(Tail { next_index: first_index + lines + 1, is_least, last_ts: line.ts })
+    Some(Tail {
+        next_index: head.first_index + lines + 1,
+        is_least,
+        last_ts: line.ts,
+        first_ts: head.ts,
+        lines: tail.to_vec(),
+    })
 }
 
 /// The first and the last bytes of a stream, in little memory.

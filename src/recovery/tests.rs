@@ -378,3 +378,48 @@ fn names_are_not_used_again() {
     let long = format!("{{\"segment\":8,\"index\":500}}{}", " ".repeat(1000));
     check("a long .next", &[plain(2, TS)], Some(&long), (8, 500));
 }
+
+/// Found by killing the recorder again and again: a run that was killed while it connected began a
+/// hole and never closed it, and the next one took its `connecting` for the last line before its own
+/// hole. What was lost in between stood in no gap.
+#[test]
+fn the_hole_of_a_run_that_was_killed_while_connecting_counts_on() {
+    const BASE: u64 = 1_700_000_000_000_000_000;
+    let check = |case: &str, runs: &[&[&str]], expected: Option<u64>| {
+        let disk = MemoryDisk::new();
+        let feed = FeedName::new("f").unwrap();
+        let mut index = 0;
+        for (number, lines) in runs.iter().enumerate() {
+            let first = lines[0][..2].parse::<u64>().unwrap();
+            let at = |ts: u64| (BASE + ts).to_string();
+            let mut text = format!(
+                "{}!{{\"event\":\"segment\",\"version\":1,\"feed\":\"f\",\"segment\":{number},\
+                 \"first_index\":{index},\"boot_id\":\"{}\"}}\n",
+                at(first),
+                clock::boot_id()
+            );
+            for line in *lines {
+                let (ts, rest) = line.split_at(2);
+                text += &format!("{}{rest}\n", at(ts.parse().unwrap()));
+            }
+            index += lines.len() as u64 + 3;
+            let name = SegmentName::new(&feed, number as u64, BASE + first);
+            disk.put(name.path(Form::Open), text.as_bytes());
+        }
+        let start = prepare(&disk, &feed).unwrap();
+        let from = start.last_ts.map(|ts| ts - BASE);
+        assert_eq!(from, expected, "{case}: {runs:?}");
+    };
+    let message = "11 message";
+    let connecting = |ts: u8| format!("{ts}!{{\"event\":\"connecting\",\"conn\":1}}");
+    let lost = |ts: u8| format!("{ts}!{{\"event\":\"disconnected\",\"conn\":1}}");
+    let gap = |ts: u8| format!("{ts}!{{\"event\":\"gap\",\"reason\":\"restart\"}}");
+    check("killed while it recorded", &[&[&connecting(10), message]], Some(11));
+    check("ended in order", &[&[message, &lost(12)]], Some(12));
+    check("killed while connecting", &[&[message], &[&connecting(20)]], Some(11));
+    check("twice", &[&[message], &[&connecting(20)], &[&connecting(30)]], Some(11));
+    check("an attempt failed", &[&[message], &[&connecting(20), &lost(21)]], Some(11));
+    check("in backoff", &[&[message, &lost(12), &connecting(20), &lost(21)]], Some(12));
+    check("after its gap", &[&[message], &[&connecting(20), &gap(21)]], Some(21));
+    check("never a message", &[&[&connecting(20)]], Some(20));
+}
