@@ -162,7 +162,9 @@ impl Feeds {
     fn listeners_of(&self, id: FeedId) -> Vec<Listener> {
         let name = &self.slots[id].view.name;
         let hears = |slot: &&Slot| match &slot.wanted {
-            Some(FeedPlan::Poll(poll)) => poll.on.as_ref().is_some_and(|(heard, _)| heard == name),
+            Some(FeedPlan::Poll(poll)) => {
+                poll.on.as_ref().is_some_and(|(heard, _)| heard.contains(name))
+            }
             Some(FeedPlan::Stream(_)) | None => false,
         };
         self.slots.iter().filter(hears).filter_map(|slot| slot.listener.clone()).collect()

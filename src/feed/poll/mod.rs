@@ -71,8 +71,8 @@ pub struct PollOptions {
     pub route: Route,
     /// When.
     pub timing: Timing,
-    /// The feed that is listened to, and what for.
-    pub on: Option<(FeedName, Vec<Trigger>)>,
+    /// The feeds that are listened to, and what for.
+    pub on: Option<(Vec<FeedName>, Vec<Trigger>)>,
     /// Largest body, decoded, in bytes.
     pub max_message: usize,
     /// Headers of the answer that go to the tape; lower case.
