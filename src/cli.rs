@@ -16,6 +16,7 @@ use crate::recorder::{self, Recorder};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
+use crate::tools::check::{self, CheckArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::recover::{self, RecoverArgs};
@@ -46,6 +47,9 @@ enum Command {
     /// Record feeds until told to stop.
     #[command(args_override_self = true)]
     Record(Box<RecordArgs>),
+    /// Check feeds and options without recording: all mistakes, or a line for each feed.
+    #[command(args_override_self = true)]
+    Check(Box<CheckArgs>),
     /// Print what was recorded, all feeds in the order of their stamps.
     Cat(CatArgs),
     /// Show what a recording holds: times, messages, sizes, connections, gaps.
@@ -66,6 +70,8 @@ impl Command {
         match self {
             // Its progress display has the terminal.
             Command::Demo(_) => -1,
+            // What it prints says what came of each feed.
+            Command::Check(_) => -2,
             Command::Record(_)
             | Command::Cat(_)
             | Command::Info(_)
@@ -96,7 +102,11 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Record(args) => match args.check() {
             Ok(options) => record(options, args),
-            Err(mistakes) => return usage(&mistakes),
+            Err(mistakes) => return usage("record", &mistakes),
+        },
+        Command::Check(args) => match args.check() {
+            Ok(options) => check::run(args, options, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("check", &mistakes),
         },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
@@ -118,17 +128,19 @@ pub fn main() -> ExitCode {
 fn parse() -> Result<Cli, clap::Error> {
     let matches = Cli::command().try_get_matches()?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    if let (Command::Record(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-        args.note_typed(matches);
+    match (&mut cli.command, matches.subcommand()) {
+        (Command::Record(args), Some((_, matches))) => args.note_typed(matches),
+        (Command::Check(args), Some((_, matches))) => args.record.note_typed(matches),
+        _ => {}
     }
     Ok(cli)
 }
 
-fn usage(mistakes: &[String]) -> ExitCode {
+fn usage(command: &str, mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
         logging::say_error(&format!("error: {mistake}"));
     }
-    logging::say_error("\nFor more information, try 'feedtape help record'.");
+    logging::say_error(&format!("\nFor more information, try 'feedtape help {command}'."));
     ExitCode::from(USAGE)
 }
 

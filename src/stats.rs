@@ -1,7 +1,8 @@
 //! The recorder's counters: what closing reports, progress displays and metrics are made of.
 //!
-//! The only place where threads share atomics, and one lock for words that change rarely. All are `Relaxed`: they are figures to look at, and
-//! nothing is decided by them, except where a field says otherwise.
+//! The only place where threads share atomics. All are `Relaxed`: they are figures to look at, and
+//! nothing is decided by them, except where a field says otherwise. Words, which change rarely,
+//! have a lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};

@@ -1,10 +1,11 @@
-//! The commands beside `record`: those that read tapes, the one that mends them, the simulated
-//! venue, and the demo.
+//! The commands beside `record`: those that read tapes, the one that mends them, the check of
+//! feeds, the simulated venue, and the demo.
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
 //! Those that read write nothing but their output: results to the given writer, talk to the log.
 
 pub mod cat;
+pub mod check;
 pub mod demo;
 pub mod info;
 pub mod recover;
