@@ -21,6 +21,7 @@ use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
+use crate::tools::venues::{self, NewArgs};
 use crate::tools::verify::{self, VerifyArgs};
 
 const FAILED: u8 = 1;
@@ -50,6 +51,10 @@ enum Command {
     /// Check feeds and options without recording: all mistakes, or a line for each feed.
     #[command(args_override_self = true)]
     Check(Box<CheckArgs>),
+    /// List the venues that `feedtape new` writes feeds files for.
+    Venues,
+    /// Write a feeds file for a venue to standard output, with comments.
+    New(NewArgs),
     /// Print what was recorded, all feeds in the order of their stamps.
     Cat(CatArgs),
     /// Show what a recording holds: times, messages, sizes, connections, gaps.
@@ -73,6 +78,8 @@ impl Command {
             // What it prints says what came of each feed.
             Command::Check(_) => -2,
             Command::Record(_)
+            | Command::Venues
+            | Command::New(_)
             | Command::Cat(_)
             | Command::Info(_)
             | Command::Verify(_)
@@ -107,6 +114,11 @@ pub fn main() -> ExitCode {
         Command::Check(args) => match args.check() {
             Ok(options) => check::run(args, options, &mut io::stdout().lock()),
             Err(mistakes) => return usage("check", &mistakes),
+        },
+        Command::Venues => venues::list(&mut io::stdout().lock()),
+        Command::New(args) => match args.text() {
+            Ok(text) => venues::print(&text, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("new", &mistakes),
         },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),

@@ -90,6 +90,8 @@
 //!   segments.
 //! - [`sealer`]: the order in which a segment becomes final.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
+//! - [`tools::check`]: the recorder's feeds, tried without its writer.
+//! - [`tools::venues`]: all that is known of venues, which is data in one file.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.
 //!
 //! # What always holds

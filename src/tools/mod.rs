@@ -1,5 +1,5 @@
 //! The commands beside `record`: those that read tapes, the one that mends them, the check of
-//! feeds, the simulated venue, and the demo.
+//! feeds, what is known of venues, the simulated venue, and the demo.
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
 //! Those that read write nothing but their output: results to the given writer, talk to the log.
@@ -10,6 +10,7 @@ pub mod demo;
 pub mod info;
 pub mod recover;
 pub mod simulate;
+pub mod venues;
 pub mod verify;
 
 use std::fmt;
