@@ -176,7 +176,8 @@ pub fn print(text: &str, out: &mut dyn Write) -> anyhow::Result<Outcome> {
 pub fn list(out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let venues = Book::read().venues;
     let texts: Vec<String> = venues.iter().map(describe).collect();
-    print(&texts.join("\n"), out)
+    let marks = "\n* is recorded where `feedtape new` is given no --channels.\n";
+    print(&(texts.join("\n") + marks), out)
 }
 
 fn describe(venue: &Venue) -> String {
