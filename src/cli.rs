@@ -16,11 +16,13 @@ use crate::recorder::{self, Recorder};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
+use crate::tools::check::{self, CheckArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
+use crate::tools::venues::{self, NewArgs};
 use crate::tools::verify::{self, VerifyArgs};
 
 const FAILED: u8 = 1;
@@ -47,6 +49,13 @@ enum Command {
     /// Record feeds until told to stop.
     #[command(args_override_self = true)]
     Record(Box<RecordArgs>),
+    /// Check feeds and options without recording: all mistakes, or a line for each feed.
+    #[command(args_override_self = true)]
+    Check(Box<CheckArgs>),
+    /// List the venues that `feedtape new` writes feeds files for.
+    Venues,
+    /// Write a feeds file for a venue to standard output, with comments.
+    New(NewArgs),
     /// Print what was recorded, all feeds in the order of their stamps.
     Cat(CatArgs),
     /// Show what a recording holds: times, messages, sizes, connections, gaps.
@@ -69,7 +78,11 @@ impl Command {
         match self {
             // Its progress display has the terminal.
             Command::Demo(_) => -1,
+            // What it prints says what came of each feed.
+            Command::Check(_) => -2,
             Command::Record(_)
+            | Command::Venues
+            | Command::New(_)
             | Command::Cat(_)
             | Command::Info(_)
             | Command::Verify(_)
@@ -106,6 +119,15 @@ pub fn main() -> ExitCode {
             Ok(keep) => prune::run(args, keep, &mut io::stdout().lock()),
             Err(mistakes) => return usage("prune", &mistakes),
         },
+        Command::Check(args) => match args.check() {
+            Ok(options) => check::run(args, options, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("check", &mistakes),
+        },
+        Command::Venues => venues::list(&mut io::stdout().lock()),
+        Command::New(args) => match args.text() {
+            Ok(text) => venues::print(&text, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("new", &mistakes),
+        },
         Command::Cat(args) => cat::run(args, &mut io::stdout().lock()),
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
@@ -126,8 +148,10 @@ pub fn main() -> ExitCode {
 fn parse() -> Result<Cli, clap::Error> {
     let matches = Cli::command().try_get_matches()?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    if let (Command::Record(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-        args.note_typed(matches);
+    match (&mut cli.command, matches.subcommand()) {
+        (Command::Record(args), Some((_, matches))) => args.note_typed(matches),
+        (Command::Check(args), Some((_, matches))) => args.record.note_typed(matches),
+        _ => {}
     }
     Ok(cli)
 }

@@ -91,6 +91,8 @@
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
 //!   by `--keep`, and in which order of steps.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
+//! - [`tools::check`]: the recorder's feeds, tried without its writer.
+//! - [`tools::venues`]: all that is known of venues, which is data in one file.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.
 //!
 //! # What always holds

@@ -16,14 +16,10 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
-use crate::feed::budget::ConnectBudgets;
-use crate::feed::poll::budget::Budgets;
-use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
 use crate::feed::{Command, FeedEnd, FeedPlan};
 use crate::recovery;
 use crate::report::{FeedView, Views};
-use crate::resolver::Resolver;
 use crate::sealer::Sealer;
 use crate::service;
 use crate::stats::RecorderStats;
@@ -171,12 +167,7 @@ impl Recorder {
         )
         .context("can't start the writer")?;
 
-        let network = Arc::new(Network {
-            resolver: Resolver::start().context("can't start the resolver")?,
-            connectors: TlsConnectors::default(),
-            connects: ConnectBudgets::default(),
-            budgets: Budgets::default(),
-        });
+        let network = Arc::new(Network::start().context("can't start the resolver")?);
         let shop = Workshop {
             storage,
             pool,

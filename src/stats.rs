@@ -1,9 +1,11 @@
 //! The recorder's counters: what closing reports, progress displays and metrics are made of.
 //!
 //! The only place where threads share atomics. All are `Relaxed`: they are figures to look at, and
-//! nothing is decided by them, except where a field says otherwise.
+//! nothing is decided by them, except where a field says otherwise. Words, which change rarely,
+//! have a lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::tape::event::GapReason;
 
@@ -46,6 +48,23 @@ impl Flag {
     /// Whether it is up.
     pub fn is_up(&self) -> bool {
         self.0.load(Relaxed)
+    }
+}
+
+/// What one thread said last, for others to show. Not for what changes often: it is a lock.
+#[derive(Debug, Default)]
+pub struct Words(Mutex<String>);
+
+impl Words {
+    /// Replaces them.
+    pub fn set(&self, words: &str) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        words.clone_into(&mut said);
+    }
+
+    /// The words; empty where nothing was said yet.
+    pub fn get(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -113,8 +132,16 @@ pub struct FeedStats {
     pub wire_bytes: Counter,
     /// Connections that got through the upgrade.
     pub connections: Counter,
-    /// Attempts that did not.
+    /// Attempts that did not; of a feed that is polled, polls that failed.
     pub connect_failures: Counter,
+    /// Monotonic time, in nanoseconds, at which the last of them got through; 0 is never.
+    pub connected_at: Counter,
+    /// Monotonic time, in nanoseconds, at which the last data was read (talk about subscriptions
+    /// and heartbeats is none), or the last poll was answered; 0 is never.
+    pub data_at: Counter,
+    /// Why the last connection ended or could not be made, or the last poll failed; or what the
+    /// venue refused.
+    pub trouble: Words,
     /// Whether a connection is live now (1) or not (0).
     pub live: Counter,
     /// Subscriptions that the venue refused.

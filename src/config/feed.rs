@@ -208,6 +208,13 @@ pub struct FeedArgs {
     pub poll: PollArgs,
 }
 
+/// One feed, made of a table or of what was typed.
+pub(super) struct Made {
+    pub(super) plan: FeedPlan,
+    /// Those of --symbols that it asks for.
+    pub(super) symbols: Vec<String>,
+}
+
 /// What all feeds of one table or command line have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
@@ -253,7 +260,7 @@ impl FeedArgs {
         url: &str,
         checked: &Checked,
         mistakes: &mut Mistakes,
-    ) -> Vec<FeedPlan> {
+    ) -> Vec<Made> {
         let lists = Lists {
             url,
             symbols: &self.symbols,
@@ -274,7 +281,7 @@ impl FeedArgs {
         part: Part,
         checked: &Checked,
         mistakes: &mut Mistakes,
-    ) -> Option<FeedPlan> {
+    ) -> Option<Made> {
         let mut options = checked.options.clone();
         options.name = match &part.suffix {
             None => name.clone(),
@@ -287,6 +294,7 @@ impl FeedArgs {
             },
         };
         options.subscriptions = expand_texts(&part.texts, mistakes);
+        options.items = part.items;
         options.rules.subscriptions = options.subscriptions.len();
         options.rules.acks = match (&options.matchers.ack, checked.ack_per) {
             (None, _) => 0,
@@ -303,15 +311,16 @@ impl FeedArgs {
         }
         let polled = is_http(&part.url);
         let parse = if polled { FeedUrl::parse_http } else { FeedUrl::parse };
+        let made = |plan| Some(Made { plan, symbols: part.symbols });
         let parsed = secrets::expand(&part.url).and_then(|text| Ok((parse(&text)?, text)));
         match parsed {
             Ok((url, text)) if polled => {
                 let feed = (options.name.clone(), url, &text);
-                Some(FeedPlan::Poll(Box::new(self.poll.check(&options, feed, mistakes))))
+                made(FeedPlan::Poll(Box::new(self.poll.check(&options, feed, mistakes))))
             }
             Ok((url, _)) => {
                 options.target.url = url;
-                Some(FeedPlan::Stream(Box::new(options)))
+                made(FeedPlan::Stream(Box::new(options)))
             }
             Err(mistake) => {
                 mistakes.about("url", &mistake);
@@ -338,6 +347,7 @@ impl FeedArgs {
                 max_message: max_message as usize,
             },
             subscriptions: Vec::new(),
+            items: 0,
             rules: self.check_rules(mistakes),
             heartbeat: self.check_heartbeat(mistakes),
             matchers: self.check_matchers(mistakes),

@@ -178,18 +178,21 @@ impl Reader<'_> {
             _ => (&self.schema.feed, &self.schema.recorder),
         };
         match (known.kind(name), value.get_ref()) {
+            // A table stands for the options that begin with its name, also where one has that name.
+            (kind, DeValue::Table(inner))
+                if known.has_group(written) && kind != Some(Kind::Many) =>
+            {
+                for (inner_key, value) in in_order(inner) {
+                    let joined = format!("{written}-{}", inner_key.get_ref());
+                    let joined = Spanned::new(inner_key.span(), DeString::Owned(joined));
+                    self.option(label, &joined, value, table);
+                }
+            }
             (Some(kind), value) => {
                 if let Some(values) = self.values(label, key, name, kind, value) {
                     let place = self.place(&key.span(), label, written);
                     table.written.insert(name.to_string(), place);
                     table.options.insert(name.to_string(), values);
-                }
-            }
-            (None, DeValue::Table(inner)) if known.has_group(written) => {
-                for (inner_key, value) in in_order(inner) {
-                    let joined = format!("{written}-{}", inner_key.get_ref());
-                    let joined = Spanned::new(inner_key.span(), DeString::Owned(joined));
-                    self.option(label, &joined, value, table);
                 }
             }
             (None, _) => {

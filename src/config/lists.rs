@@ -36,6 +36,8 @@ pub(super) struct Part {
     pub(super) url: String,
     pub(super) texts: Vec<String>,
     pub(super) keys: Vec<String>,
+    /// Symbols that topics or texts of this part name.
+    pub(super) symbols: Vec<String>,
     /// Topics, or symbols where there are no topics.
     pub(super) items: usize,
 }
@@ -128,6 +130,7 @@ impl Lists<'_> {
             url: self.url_of(&symbols, &topics, mistakes),
             texts,
             keys: keys.collect(),
+            symbols: symbols.iter().map(ToString::to_string).collect(),
             items: items.len(),
         }
     }

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::feed::FeedArgs;
+use self::feed::Made;
 use self::file::{FeedTable, Schema};
 pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
@@ -34,6 +35,7 @@ pub use self::recorder::RecorderArgs;
 use self::typed::{Known, Options};
 use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
+use crate::feed::poll::PollOptions;
 use crate::feed::text::Text;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
@@ -74,6 +76,10 @@ pub struct RecordArgs {
 /// A feed, and where its options were written.
 struct Planned {
     plan: FeedPlan,
+    /// Those of --symbols that it asks for.
+    symbols: Vec<String>,
+    /// The feed as it was written, which may be split into several.
+    table: FeedName,
     place: Place,
 }
 
@@ -171,7 +177,7 @@ impl RecordArgs {
         for table in tables {
             planned.extend(written_feeds(table, common, &mut names, &mut mistakes));
         }
-        check_listening(&planned, &mut mistakes);
+        resolve_listening(&mut planned, &mut mistakes);
         options.feeds = planned.into_iter().map(|planned| planned.plan).collect();
         mistakes.into_result(options)
     }
@@ -255,46 +261,75 @@ fn written_feeds(
 
 /// The parts of one feed, if none of their names is taken.
 fn unique(
-    parts: Vec<FeedPlan>,
+    parts: Vec<Made>,
     name: &FeedName,
     place: &Place,
     names: &mut HashSet<FeedName>,
     mistakes: &mut Mistakes,
 ) -> Vec<Planned> {
-    for part in &parts {
-        if part.name() != name && !names.insert(part.name().clone()) {
-            mistakes.say(format!("'{name}': there is a feed named '{}' already", part.name()));
+    let mut planned = Vec::new();
+    for Made { plan, symbols } in parts {
+        if plan.name() != name && !names.insert(plan.name().clone()) {
+            mistakes.say(format!("'{name}': there is a feed named '{}' already", plan.name()));
         }
+        planned.push(Planned { plan, symbols, table: name.clone(), place: place.clone() });
     }
-    parts.into_iter().map(|plan| Planned { plan, place: place.clone() }).collect()
+    planned
 }
 
-/// Whom polls listen to, which is known once all feeds are.
-fn check_listening(planned: &[Planned], mistakes: &mut Mistakes) {
-    let streams: Vec<&FeedName> = planned
-        .iter()
-        .filter(|planned| matches!(planned.plan, FeedPlan::Stream(_)))
-        .map(|planned| planned.plan.name())
-        .collect();
-    for Planned { plan, place } in planned {
+/// Whom polls listen to, which is known once all feeds are: of a feed that is split, the parts
+/// which have the poll's symbols; all, where it has none.
+fn resolve_listening(planned: &mut [Planned], mistakes: &mut Mistakes) {
+    let mut heard_by = Vec::new();
+    for (at, Planned { plan, symbols, place, .. }) in planned.iter().enumerate() {
         let FeedPlan::Poll(poll) = plan else { continue };
-        let Some((heard, _)) = &poll.on else { continue };
-        if streams.contains(&heard) {
+        let Some(([wanted], _)) = poll.on.as_ref().map(|(names, on)| (&names[..], on)) else {
             continue;
-        }
-        mistakes.at(place.clone());
-        let what = if *heard == poll.name {
-            "is this feed itself; name a feed of a ws:// or wss:// URL".to_string()
-        } else if planned.iter().any(|other| other.plan.name() == heard) {
-            "is polled itself; name a feed of a ws:// or wss:// URL".to_string()
-        } else if streams.is_empty() {
-            "is not the name of a feed; there is no ws:// or wss:// feed".to_string()
-        } else {
-            let names: Vec<&str> = streams.iter().take(10).map(|name| name.as_str()).collect();
-            let more = if streams.len() > names.len() { ", .." } else { "" };
-            format!("is not the name of a feed; there are: {}{more}", names.join(", "))
         };
-        mistakes.add("--on-feed", heard.as_str(), &what);
+        mistakes.at(place.clone());
+        let is_heard = |other: &&Planned| match &other.plan {
+            FeedPlan::Stream(options) => options.name == *wanted || other.table == *wanted,
+            FeedPlan::Poll(_) => false,
+        };
+        let all: Vec<&Planned> = planned.iter().filter(is_heard).collect();
+        let has_symbol = |part: &&&Planned| {
+            symbols.is_empty() || symbols.iter().any(|symbol| part.symbols.contains(symbol))
+        };
+        let heard: Vec<FeedName> = match &all[..] {
+            [only] => vec![only.plan.name().clone()],
+            parts => parts.iter().filter(has_symbol).map(|p| p.plan.name().clone()).collect(),
+        };
+        if heard.is_empty() && !all.is_empty() {
+            let what = format!("is split, and no part of it has '{}'", symbols.join(","));
+            mistakes.add("--on-feed", wanted.as_str(), &what);
+        } else if heard.is_empty() {
+            mistakes.add("--on-feed", wanted.as_str(), &no_such_stream(wanted, poll, planned));
+        }
+        heard_by.push((at, heard));
+    }
+    for (at, heard) in heard_by {
+        if let FeedPlan::Poll(poll) = &mut planned[at].plan
+            && let Some((names, _)) = &mut poll.on
+        {
+            *names = heard;
+        }
+    }
+}
+
+/// What is to be said of a feed that can't be listened to.
+fn no_such_stream(wanted: &FeedName, poll: &PollOptions, planned: &[Planned]) -> String {
+    let streams = planned.iter().filter(|planned| matches!(planned.plan, FeedPlan::Stream(_)));
+    let mut names: Vec<&str> = streams.map(|planned| planned.plan.name().as_str()).collect();
+    if *wanted == poll.name {
+        "is this feed itself; name a feed of a ws:// or wss:// URL".to_string()
+    } else if planned.iter().any(|other| other.plan.name() == wanted) {
+        "is polled itself; name a feed of a ws:// or wss:// URL".to_string()
+    } else if names.is_empty() {
+        "is not the name of a feed; there is no ws:// or wss:// feed".to_string()
+    } else {
+        let more = if names.len() > 10 { ", .." } else { "" };
+        names.truncate(10);
+        format!("is not the name of a feed; there are: {}{more}", names.join(", "))
     }
 }
 

@@ -31,7 +31,8 @@ pub struct PollArgs {
     pub every: Option<String>,
 
     /// Poll when something happens to this feed, until a body is recorded: a snapshot for each
-    /// connection, say.
+    /// connection, say. Of a feed that --per-connection splits, only the parts count that have
+    /// the poll's --symbols.
     #[arg(long, value_name = "NAME", help_heading = "Polling (http and https)")]
     pub on_feed: Option<String>,
 
@@ -136,7 +137,7 @@ impl PollArgs {
         }
     }
 
-    fn check_on(&self, mistakes: &mut Mistakes) -> Option<(FeedName, Vec<Trigger>)> {
+    fn check_on(&self, mistakes: &mut Mistakes) -> Option<(Vec<FeedName>, Vec<Trigger>)> {
         let events = self.check_events(mistakes);
         let Some(typed) = &self.on_feed else {
             if !self.on_events.is_empty() {
@@ -146,7 +147,7 @@ impl PollArgs {
             return None;
         };
         match FeedName::new(typed) {
-            Ok(name) => Some((name, events)),
+            Ok(name) => Some((vec![name], events)),
             Err(mistake) => {
                 mistakes.about("--on-feed", &mistake);
                 None
@@ -168,7 +169,7 @@ impl PollArgs {
         &self,
         mistakes: &mut Mistakes,
         common: &FeedOptions,
-        on: Option<&(FeedName, Vec<Trigger>)>,
+        on: Option<&(Vec<FeedName>, Vec<Trigger>)>,
     ) -> Timing {
         let every =
             self.every.as_ref().map(|text| mistakes.span("--every", text, "100ms", "24h", false));

@@ -219,3 +219,52 @@ fn the_file_in_the_readme_is_right() {
     assert_eq!(trades.subscriptions, [Text::plain(&text)]);
     assert_eq!(trades.keys.as_ref().unwrap().expect, ["BTCUSDT", "ETHUSDT", "SOLUSDT"]);
 }
+
+/// Each part of a split feed has polls that listen to it; those of its symbols, and no others.
+#[test]
+fn polls_listen_to_the_parts_that_have_their_symbols() {
+    let text = |heard: &str, symbols: &str| {
+        format!(
+            r#"
+            out = "o"
+            [feed.book]
+            url = "wss://h/"
+            symbols = ["a", "b", "c", "d"]
+            topics = ["{{symbol}}@x", "{{symbol}}@y"]
+            subscribe = "{{topics}}"
+            per-connection = 3
+            [feed.depth]
+            url = "https://h/{{symbol}}"
+            symbols = [{symbols}]
+            per-connection = 1
+            on = {{ feed = "{heard}" }}
+            [feed.all]
+            url = "https://h/"
+            on.feed = "{heard}"
+            "#
+        )
+    };
+    let options = check_file(&text("book", r#""a", "b", "c""#), "").unwrap();
+    let listening = options.feeds.iter().filter_map(|plan| match plan {
+        FeedPlan::Poll(poll) => {
+            let names = &poll.on.as_ref().unwrap().0;
+            let names: Vec<&str> = names.iter().map(FeedName::as_str).collect();
+            Some(format!("{}: {}", poll.name, names.join(" ")))
+        }
+        FeedPlan::Stream(_) => None,
+    });
+    assert_eq!(
+        listening.collect::<Vec<_>>(),
+        [
+            "depth-a: book-1",
+            "depth-b: book-1 book-2",
+            "depth-c: book-2",
+            "all: book-1 book-2 book-3"
+        ]
+    );
+    let part = check_file(&text("book-3", r#""d""#), "").unwrap();
+    assert_eq!(part.feeds.len(), 5);
+    let mistakes = check_file(&text("book", r#""e""#), "").unwrap_err();
+    let says = "on-feed 'book': is split, and no part of it has 'e'";
+    assert!(mistakes.len() == 1 && mistakes[0].ends_with(says), "{mistakes:?}");
+}

@@ -76,6 +76,8 @@ pub struct FeedOptions {
     pub target: Target,
     /// Texts sent after connecting, each time.
     pub subscriptions: Vec<Text>,
+    /// Topics asked for, or symbols where there are no topics: a figure to show.
+    pub items: usize,
     /// Timeouts and intervals.
     pub rules: Rules,
     /// What is sent at each heartbeat.

@@ -233,6 +233,9 @@ impl FeedLoop {
                 break;
             }
         }
+        if data {
+            self.stats.data_at.set(now.0);
+        }
         self.after_reading(any, data, last);
         drained
     }
@@ -442,7 +445,9 @@ impl FeedLoop {
         self.connection = Some(connection);
         self.wire_bytes_counted = 0;
         self.stats.connections.add(1);
-        let took = mono_now().since(self.figures.since).as_millis();
+        let now = mono_now();
+        self.stats.connected_at.set(now.0);
+        let took = now.since(self.figures.since).as_millis();
         self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms{way}"));
     }
 
@@ -487,7 +492,10 @@ impl FeedLoop {
             | Reason::Paused
             | Reason::Reconnect
             | Reason::Reload => log::Level::Info,
-            _ => log::Level::Warn,
+            _ => {
+                self.stats.trouble.set(&text);
+                log::Level::Warn
+            }
         };
         let messages = self.figures.messages;
         if was_connected {

@@ -106,6 +106,21 @@ pub struct Network {
     pub budgets: Budgets,
 }
 
+impl Network {
+    /// With the threads for name lookups, and nothing used up yet.
+    ///
+    /// # Errors
+    /// No threads to be had.
+    pub fn start() -> io::Result<Network> {
+        Ok(Network {
+            resolver: Resolver::start()?,
+            connectors: TlsConnectors::default(),
+            connects: ConnectBudgets::default(),
+            budgets: Budgets::default(),
+        })
+    }
+}
+
 /// TCP, with or without TLS.
 pub enum Stream {
     /// `ws`.

@@ -176,14 +176,17 @@ impl Feeds {
     fn hears_live(&self, plan: &FeedPlan) -> bool {
         let FeedPlan::Poll(poll) = plan else { return false };
         let Some((heard, _)) = &poll.on else { return false };
-        self.slots.iter().any(|slot| slot.view.name == *heard && slot.view.stats.live.get() == 1)
+        let is_heard = |slot: &Slot| heard.contains(&slot.view.name);
+        self.slots.iter().any(|slot| is_heard(slot) && slot.view.stats.live.get() == 1)
     }
 
     /// Those that listen to the feed.
     fn listeners_of(&self, id: FeedId) -> Vec<Listener> {
         let name = &self.slots[id].view.name;
         let hears = |slot: &&Slot| match &slot.wanted {
-            Some(FeedPlan::Poll(poll)) => poll.on.as_ref().is_some_and(|(heard, _)| heard == name),
+            Some(FeedPlan::Poll(poll)) => {
+                poll.on.as_ref().is_some_and(|(heard, _)| heard.contains(name))
+            }
             Some(FeedPlan::Stream(_)) | None => false,
         };
         self.slots.iter().filter(hears).filter_map(|slot| slot.listener.clone()).collect()

@@ -1,16 +1,18 @@
-//! The commands beside `record`: those that read tapes, the one that mends them, the simulated
-//! venue, and the demo.
+//! The commands beside `record`: those that read tapes, the one that mends them, the check of
+//! feeds, what is known of venues, the simulated venue, and the demo.
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
 //! Those that read write nothing but their output: results to the given writer, talk to the log.
 //! `prune` alone deletes.
 
 pub mod cat;
+pub mod check;
 pub mod demo;
 pub mod info;
 pub mod prune;
 pub mod recover;
 pub mod simulate;
+pub mod venues;
 pub mod verify;
 
 use std::fmt;

@@ -17,6 +17,7 @@ mod server;
 mod tape;
 mod wire;
 
+mod check;
 mod connection;
 mod demo;
 mod ending;

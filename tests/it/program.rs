@@ -234,6 +234,12 @@ impl Run {
         std::fs::write(self.path(FEEDS_FILE), text).unwrap();
     }
 
+    /// Leaves all options of feeds to a feeds file.
+    pub fn without_feed_defaults(mut self) -> Run {
+        self.defaults.retain(|(option, _)| !option.starts_with("--backoff"));
+        self
+    }
+
     /// A variable of the environment, which is bare otherwise.
     pub fn env(mut self, name: &str, value: &str) -> Run {
         self.env.push((name.to_string(), value.to_string()));

@@ -71,8 +71,8 @@ pub struct PollOptions {
     pub route: Route,
     /// When.
     pub timing: Timing,
-    /// The feed that is listened to, and what for.
-    pub on: Option<(FeedName, Vec<Trigger>)>,
+    /// The feeds that are listened to, and what for.
+    pub on: Option<(Vec<FeedName>, Vec<Trigger>)>,
     /// Largest body, decoded, in bytes.
     pub max_message: usize,
     /// Headers of the answer that go to the tape; lower case.
@@ -265,7 +265,6 @@ impl PollLoop {
                 let at = clock::wall_now();
                 let event = Event::Http { status: None, ms, headers: &[], at };
                 self.lines.event(EventStamp::Own(at), &event);
-                self.stats.connect_failures.add(1);
                 self.failed(&reason, retry_after, false)
             }
             // What interrupted it comes next.
@@ -309,6 +308,7 @@ impl PollLoop {
                 let limit = self.options.max_message as u64;
                 self.lines.message_is_lost(GapReason::Oversized, bytes);
                 let reason = Reason::Oversized { bytes: bytes.unwrap_or(limit + 1), limit };
+                self.stats.trouble.set(&reason.to_string());
                 self.log(log::Level::Error, format_args!("{reason}"));
                 // Asked again at once it would be as large.
                 Input::Answered
@@ -321,6 +321,7 @@ impl PollLoop {
 
     fn answered(&mut self) -> Input {
         self.stats.live.set(1);
+        self.stats.data_at.set(mono_now().0);
         if self.trouble.take().is_some() {
             let failures = self.schedule.failures();
             self.log(log::Level::Info, format_args!("answered again, after {failures} failures"));
@@ -330,12 +331,14 @@ impl PollLoop {
 
     fn failed(&mut self, reason: &Reason, retry_after: Option<Duration>, throttled: bool) -> Input {
         self.stats.live.set(0);
+        self.stats.connect_failures.add(1);
         self.complain(reason.to_string());
         Input::Failed { retry_after, throttled }
     }
 
     /// The same trouble is said once.
     fn complain(&mut self, text: String) {
+        self.stats.trouble.set(&text);
         if self.trouble.as_ref() != Some(&text) {
             self.log(log::Level::Warn, format_args!("{text}"));
             self.trouble = Some(text);

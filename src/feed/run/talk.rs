@@ -87,7 +87,9 @@ impl FeedLoop {
                 let text = beginning(&text);
                 self.lines.event(EventStamp::Previous, &Event::Refused { conn, text, at });
                 let text = printable(text);
-                self.log(log::Level::Error, format_args!("the venue refused: {text}"));
+                let words = format!("the venue refused: {text}");
+                self.stats.trouble.set(&words);
+                self.log(log::Level::Error, format_args!("{words}"));
                 self.step(Input::Refused(text));
             }
         }
