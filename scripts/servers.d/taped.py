@@ -29,7 +29,6 @@ class Taped:
 
     connections: list = field(default_factory=list)
     failed: list = field(default_factory=list)  # reasons of attempts that led to no connection
-    sent: list = field(default_factory=list)
 
     def messages(self):
         """All of them, as bytes."""
@@ -58,8 +57,6 @@ def read(program, out, feed="f", verified=True):
             live = False
         elif name == "disconnected":
             taped.failed.append(event["reason"])
-        elif name == "sent":
-            taped.sent.append(event["text"])
         elif name == "gap" and live:
             if event["reason"] != "reconnect" or taped.connections[-1].messages:
                 raise Failure(f"'{out}': a gap where nothing is missing: {event}")
