@@ -14,12 +14,13 @@ from suite import CASES, Suite
 from tap import TEXT, Tap
 from venue import end, recorder
 
-# The server is one thread of Python 2 with timers of half a second: more at once than this, or the
-# large messages beside it, and it comes too late to its own deadlines.
+# The server is one thread of Python 2 with timers of half a second: with more at once, or the large
+# messages beside them, it comes too late to its own deadlines.
 RATE = "15/1s"
 # The cases on limits: one large message each, then the suite waits minutes for it to come back.
 LIMITS = "9."
 LIMIT_S = 150
+ROUNDS_MAX = 5
 NOT_OFFERED = "permessage-deflate is not offered: the suite sends nothing"
 NO_ECHO = "the message was not sent back, as a recorder doesn't"
 NO_ECHO_STRICT = "closed rightly, but the valid message before was not sent back"
@@ -35,17 +36,21 @@ def run(args, places):
     numbers = {name: number for number, name in enumerate(names, 1)}
     limits = [number for name, number in numbers.items() if name.startswith(LIMITS)]
     others = [number for name, number in numbers.items() if not name.startswith(LIMITS)]
-    outs = {}
-    for out, cases in (("others", others), ("limits", limits)):
+    lines, rounds = [], [("others", others), ("limits", limits)]
+    for out, cases in rounds:
         say(f"{out}: {len(cases)} cases")
         one = record(args, places, tap, out, cases)
-        outs.update({number: one.out for number in cases})
-    write_reports(args, places, suite)
-    results = suite.results()
+        lines += judge(args, names, cases, tap.take_cases(), one.out)
+        results = read_results(args, places, suite, names, out)
+        late = [numbers[name] for name in names if out != "limits" and name in results
+                and is_late(name, results[name])]
+        # Right on the wire, but after the suite's own deadlines: once more, by themselves.
+        if late and len(rounds) < ROUNDS_MAX:
+            rounds.append((f"again-{len(rounds)}", late))
     missing = [name for name in names if name not in results]
     if missing:
         raise Failure(f"{len(missing)} cases were not run: {' '.join(missing[:20])}")
-    return [*judge(args, names, tap.of_cases(), outs), *explain(names, results)]
+    return [*lines, *explain(names, results)]
 
 
 def names_of(suite):
@@ -83,25 +88,33 @@ def record(args, places, tap, out, cases):
     return one
 
 
-def write_reports(args, places, suite):
-    """Has the suite write what it thinks of us."""
+def read_results(args, places, suite, names, after):
+    """Has the suite write what it thinks of us, by the cases' names."""
     way = Way("reports", f"ws://127.0.0.1:{suite.daemon.port}", None, "/updateReports?agent=none")
-    one = recorder(args, places, way, "reports", ["--backoff-min", "1h", "--backoff-max", "24h"],
+    one = recorder(args, places, way, f"reports-{after}", ["--backoff-min", "1h", "--backoff-max", "24h"],
                    pace=()).start()
     one.wait_for_log("disconnected after", LIMIT_S)
     end(one)
+    return suite.results()
 
 
-def judge(args, names, taken, outs):
+def is_late(name, result):
+    """Not as it should be, and the suite's timers may be why: it is slow, or the machine is."""
+    is_ok = result["behavior"] == "OK" and result["behaviorClose"] == "OK"
+    return not is_ok and why_not_ok(name, result) is None
+
+
+def judge(args, names, cases, taken, out):
     """By what was on the wire, whatever the suite says."""
     codes, messages, bytes_ = Counter(), 0, 0
     wrong = []
-    for number, name in enumerate(names, 1):
+    for number in cases:
+        name = names[number - 1]
         if number not in taken:
             wrong.append(f"{name}: no connection")
             continue
         server, client = taken[number].streams()
-        tape = taped.read(args.program, outs[number], f"case-{number}", verified=False)
+        tape = taped.read(args.program, out, f"case-{number}", verified=False)
         found = [one for connection in tape.connections for one in connection.messages]
         sent = [("text" if kind == TEXT else "binary", payload)
                 for kind, payload in server.messages]
@@ -112,10 +125,11 @@ def judge(args, names, taken, outs):
         codes[(server.wrong, server.why)] += 1
     if wrong:
         raise Failure("what was recorded is not what was sent:\n  " + "\n  ".join(wrong[:40]))
-    lines = [f"  on the wire: {messages} messages, {bytes_} bytes, all on the tapes byte for byte"]
+    lines = [f"  {out.name}: {len(cases)} cases, {messages} messages, {bytes_} bytes sent, all on "
+             "the tapes byte for byte"]
     for (code, why), count in sorted(codes.items(), key=lambda item: -item[1]):
-        what = f"violation ({why}) answered with {code}" if code else "all frames valid"
-        lines.append(f"  {count:4} cases: {what}")
+        what = f"violation ({why}), answered with {code}" if code else "all frames valid"
+        lines.append(f"  {count:4} {what}")
     return lines
 
 

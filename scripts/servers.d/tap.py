@@ -154,15 +154,15 @@ class Tap:
         places.defer(self.listener.close)
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def of_cases(self):
-        """The connection of each case; there must not be two."""
+    def take_cases(self):
+        """The connection of each case since the last call; there must not be two."""
+        connections, self.connections = self.connections, []
         found = {}
-        for taken in self.connections:
+        for taken in connections:
             case = taken.case()
             if case in found:
                 raise Failure(f"two connections for case {case}")
             found[case] = taken
-        found.pop(None, None)
         return found
 
     def _accept(self):
