@@ -139,21 +139,19 @@ def wrong_ends(server, client, tape):
         yield f"the recorder broke the RFC: {client.why}"
     if client.messages:
         yield f"the recorder sent {len(client.messages)} messages"
-    if client.pongs != server.pings:
+    # A recorder that waits for its disk sends empty pongs that nobody asked for.
+    answers = client.pongs if b"" in server.pings else [pong for pong in client.pongs if pong]
+    if answers != server.pings:
         yield f"{len(server.pings)} pings, answered with {client.pongs}"
     if len(tape.connections) != 1:
         yield f"{len(tape.connections)} connections: {tape.failed}"
         return
-    if server.wrong is not None:
-        wanted = server.wrong
-    elif server.closed:
-        wanted = server.code
-    else:
-        wanted = 1000  # the recorder had its message
-    if not client.closed or client.code != wanted:
-        yield f"closed with {client.code}, not {wanted} ({server.why})"
-    if tape.connections[0].code() != wanted:
-        yield f"the tape says {tape.connections[0].code()}, not {wanted}"
+    code = tape.connections[0].code()
+    wanted = server.code if server.wrong is None else server.wrong
+    if "asked for" in tape.connections[0].end["reason"]:
+        wanted = 1000  # the recorder had its message, and closed first
+    if not client.closed or client.code != wanted or code != wanted:
+        yield f"closed with {client.code}, on the tape {code}, not {wanted} ({server.why})"
 
 
 def explain(names, results):

@@ -8,6 +8,7 @@ import plan
 import taped
 from common import PACKAGES, Failure, need_tools, run, wait_until
 from daemon import LIMIT_S, Daemon, free_port
+from suite import run_limited
 from venue import Feed, end, recorder
 
 PACKAGES.update({"nginx": "nginx-light", "haproxy": "haproxy", "openssl": "openssl",
@@ -16,7 +17,6 @@ HERE = Path(__file__).resolve().parent
 # The proxies end a connection on which nothing passes for so long.
 IDLE_S = 2
 KEPT_S = 3 * IDLE_S + 1
-INSTALL_S = 300
 
 NGINX = """\
 daemon off;
@@ -83,21 +83,21 @@ class Way:
         return Way(self.name, self.base, self.cert, path)
 
 
-def python(_args, places):
+def python(args, places):
     """Runs it with Python's websockets; returns the report's lines."""
     venv = places.folder / "venv"
-    run("python3", "-m", "venv", venv)
-    run(venv / "bin" / "pip", "install", "--quiet", "websockets")
+    run_limited("python3", "-m", "venv", venv)
+    run_limited(venv / "bin" / "pip", "install", "--quiet", "websockets")
     server = lambda port, plan_path: Daemon(
         places, port, venv / "bin" / "python", HERE / "play.py", port, plan_path, name="python")
-    return play(_args, places, server)
+    return play(args, places, server)
 
 
 def node(args, places):
     """Runs it with Node's ws; returns the report's lines."""
     need_tools("node", "npm")
     folder = places.make("node")
-    run("npm", "install", "--silent", "--prefix", folder, "ws")
+    run_limited("npm", "install", "--silent", "--prefix", folder, "ws")
     env = {"NODE_WS": str(folder / "node_modules" / "ws")}
     server = lambda port, plan_path: Daemon(
         places, port, "node", HERE / "play.js", port, plan_path, name="node", env=env)
