@@ -152,7 +152,10 @@ class Mount:
 class Recorder:
     """`feedtape record` on one folder, started as often as needed."""
 
-    def __init__(self, program, out, server, log, options=(), env=None, prefix=()):
+    # Connects again soon, so that a run takes seconds.
+    PACE = ("--backoff-min", "100ms", "--backoff-max", "300ms")
+
+    def __init__(self, program, out, server, log, options=(), env=None, prefix=(), pace=PACE):
         self.program = program
         self.out = Path(out)
         self.server = server
@@ -160,14 +163,14 @@ class Recorder:
         self.options = list(options)
         self.env = {**os.environ, **(env or {})}
         self.prefix = list(prefix)
+        self.pace = list(pace)
         self.process = None
 
     def start(self, *more):
         """Starts it; doesn't wait for anything."""
         assert self.process is None
         feeds = [f"{feed.name}={self.server.url(feed)}" for feed in self.server.feeds]
-        command = [*self.prefix, self.program, "record", "--out", self.out]
-        command += ["--backoff-min", "100ms", "--backoff-max", "300ms"]
+        command = [*self.prefix, self.program, "record", "--out", self.out, *self.pace]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [str(word) for word in [*command, *self.options, *more, *feeds]],

@@ -1,9 +1,7 @@
 """Real proxies: what is recorded through them, and what they refuse."""
 
-import socket
-import subprocess
-
-from common import Failure, need_tools, wait_until
+from common import Failure, need_tools
+from daemon import Daemon, free_port
 from venue import LIMIT_S, Venue, check_tape, recorder
 
 MESSAGES = 1000
@@ -69,39 +67,12 @@ def start_tinyproxy(places, name, more):
     port = free_port()
     config = places.folder / f"tinyproxy-{name}.conf"
     config.write_text(f"Port {port}\nListen 127.0.0.1\nTimeout 60\nAllow 127.0.0.1\n{more}")
-    start(places, port, "tinyproxy", "-d", "-c", config)
+    Daemon(places, port, "tinyproxy", "-d", "-c", config).start()
     return port
 
 
 def start_microsocks(places, options):
     """Its port."""
     port = free_port()
-    start(places, port, "microsocks", "-i", "127.0.0.1", "-p", port, *options)
+    Daemon(places, port, "microsocks", "-i", "127.0.0.1", "-p", port, *options).start()
     return port
-
-
-def start(places, port, *command):
-    """Runs a proxy until the end."""
-    with open(places.folder / f"{command[0]}-{port}.log", "wb") as log:
-        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
-                                   stdin=subprocess.DEVNULL)
-
-    def stop():
-        process.terminate()
-        process.wait()
-
-    def listens():
-        if process.poll() is not None:
-            raise Failure(f"{command[0]} ended at once with {process.returncode}")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    places.defer(stop)
-    wait_until(f"{command[0]} listens", listens, LIMIT_S)
-
-
-def free_port():
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -52,14 +52,14 @@ class Venue:
             self.process.wait()
 
 
-def recorder(args, places, venue, name, options, env=None, prefix=()):
+def recorder(args, places, venue, name, options, env=None, prefix=(), pace=Recorder.PACE):
     """A recorder of the venue, that is ended with the places; its proxies are only ours."""
     names = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
     own = {**{key: "" for key in [*names, *map(str.upper, names)]}, **(env or {})}
     if venue.base.startswith("wss"):
         options = [*options, "--cacert", venue.cert]
     result = Recorder(args.program, places.folder / name, venue, places.folder / f"{name}.log",
-                      ["--min-free", "0", *options], own, prefix)
+                      ["--min-free", "0", *options], own, prefix, pace)
     places.defer(result.kill_if_running)
     return result
 

@@ -12,29 +12,60 @@ use crate::units::{RATE_COUNT_MAX, Rate};
 /// The budgets of all hosts.
 #[derive(Debug, Default)]
 pub struct ConnectBudgets {
-    /// When each host was connected to, as far back as its longest window goes.
-    hosts: Mutex<HashMap<String, VecDeque<Mono>>>,
+    hosts: Mutex<HashMap<String, Host>>,
+}
+
+/// One host. Both lists are in order, and go as far back as the longest window.
+#[derive(Debug, Default)]
+struct Host {
+    /// When it was connected to.
+    connects: VecDeque<Mono>,
+    /// Moments that feeds were told to come back at, one for each: were it one moment for all,
+    /// hundreds would come for a few places, again and again.
+    turns: VecDeque<Mono>,
 }
 
 impl ConnectBudgets {
-    /// Takes one connection to `host` out of its budget.
+    /// Takes one connection to `host` out of its budget, by the `turn` that the feed was told the
+    /// last time, if it was. Who comes before its turn gives it back.
     ///
     /// # Errors
-    /// When there is none: the moment at which there will be one.
-    pub fn take(&self, host: &str, rate: Rate, now: Mono) -> Result<(), Mono> {
+    /// When there is none: the feed's turn, the moment at which there will be one.
+    pub fn take(&self, host: &str, rate: Rate, turn: Option<Mono>, now: Mono) -> Result<(), Mono> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let connects = hosts.entry(host.to_string()).or_default();
-        let allowed = rate.count as usize;
-        while connects.len() > RATE_COUNT_MAX as usize
-            || connects.front().is_some_and(|at| at.after(rate.window) <= now)
+        hosts.entry(host.to_string()).or_default().take(rate, turn, now)
+    }
+}
+
+impl Host {
+    fn take(&mut self, rate: Rate, turn: Option<Mono>, now: Mono) -> Result<(), Mono> {
+        let is_over = |at: &Mono| at.after(rate.window) <= now;
+        while self.connects.len() > RATE_COUNT_MAX as usize
+            || self.connects.front().is_some_and(is_over)
         {
-            connects.pop_front();
+            self.connects.pop_front();
         }
-        if connects.len() >= allowed {
+        // Who did not come when it was its turn does not come any more.
+        while self.turns.front().is_some_and(is_over) {
+            self.turns.pop_front();
+        }
+        if let Some(own) = turn.and_then(|turn| self.turns.iter().position(|at| *at == turn)) {
+            self.turns.remove(own);
+        }
+        // Those who wait come before who asks for the first time, but not before whose turn it is.
+        let mut taken: Vec<Mono> = self.connects.iter().copied().collect();
+        if turn.is_none_or(|turn| turn > now) {
+            taken.extend(&self.turns);
+            taken.sort_unstable();
+        }
+        let allowed = rate.count as usize;
+        if taken.len() >= allowed {
             // The first moment at which one less than allowed lie in the window behind it.
-            return Err(connects[connects.len() - allowed].after(rate.window));
+            let at = taken[taken.len() - allowed].after(rate.window);
+            self.turns.insert(self.turns.partition_point(|other| *other <= at), at);
+            return Err(at);
         }
-        connects.push_back(now);
+        self.connects.push_back(now);
         Ok(())
     }
 }
@@ -52,13 +83,37 @@ mod tests {
     fn no_window_holds_more_than_its_budget() {
         let budgets = ConnectBudgets::default();
         let rate = Rate { count: 2, window: Duration::from_secs(1) };
-        let take = |host, ms| budgets.take(host, rate, at(ms));
-        assert_eq!(take("a", 0), Ok(()));
-        assert_eq!(take("a", 400), Ok(()));
-        assert_eq!(take("a", 500), Err(at(1000)));
-        assert_eq!(take("b", 500), Ok(()), "another host has its own");
-        assert_eq!(take("a", 1000), Ok(()));
-        assert_eq!(take("a", 1001), Err(at(1400)));
-        assert_eq!(take("a", 5000), Ok(()));
+        let take = |host, turn: Option<u64>, ms| budgets.take(host, rate, turn.map(at), at(ms));
+        assert_eq!(take("a", None, 0), Ok(()));
+        assert_eq!(take("a", None, 400), Ok(()));
+        assert_eq!(take("a", None, 500), Err(at(1000)));
+        assert_eq!(take("b", None, 500), Ok(()), "another host has its own");
+        assert_eq!(take("a", None, 1000), Err(at(1400)), "1000 is taken");
+        assert_eq!(take("a", Some(1000), 1100), Ok(()), "late, but in turn");
+        assert_eq!(take("a", Some(1400), 1300), Err(at(1400)), "early: it has its turn again");
+        assert_eq!(take("a", Some(1400), 1400), Ok(()));
+        assert_eq!(take("a", None, 1401), Err(at(2100)), "from the moment of the late one on");
+        assert_eq!(take("a", None, 5000), Ok(()), "who did not come is not waited for");
+    }
+
+    /// With one moment for all, 500 feeds on one host asked (and logged it) fifteen times each, and
+    /// some waited long after their turn.
+    #[test]
+    fn each_waits_once() {
+        let budgets = ConnectBudgets::default();
+        let rate = Rate { count: 10, window: Duration::from_secs(1) };
+        let mut turns: Vec<Option<Mono>> = vec![None; 95];
+        let mut connects = Vec::new();
+        for (n, turn) in turns.iter_mut().enumerate() {
+            *turn = budgets.take("a", rate, None, at(n as u64)).err();
+            connects.extend(turn.is_none().then(|| at(n as u64)));
+        }
+        for turn in turns.into_iter().flatten() {
+            assert_eq!(budgets.take("a", rate, Some(turn), turn), Ok(()), "{turn:?}");
+            connects.push(turn);
+        }
+        assert_eq!(connects.len(), 95);
+        assert!(connects.windows(11).all(|w| w[10].since(w[0]) >= rate.window), "{connects:?}");
+        assert_eq!(connects[94], at(9004), "as early as the rate allows");
     }
 }

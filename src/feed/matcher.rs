@@ -120,7 +120,8 @@ enum Piece {
 }
 
 impl Reply {
-    /// Reads `MATCH => TEXT`; in the text `{/POINTER}` stands for what the message has there.
+    /// Reads `MATCH => TEXT`; in the text `{/POINTER}` stands for what the message has there. Spaces
+    /// around both are not theirs; line ends are, as some venues want them.
     ///
     /// # Errors
     /// A sentence that says what is wrong and right.
@@ -128,9 +129,9 @@ impl Reply {
         let (matcher, text) = written
             .split_once("=>")
             .ok_or("has no '=>'; write 'MATCH => TEXT', as in '/ping => {\"pong\":{/ping}}'")?;
-        let matcher = Matcher::parse(matcher.trim())?;
+        let matcher = Matcher::parse(matcher.trim_matches(' '))?;
         let mut pieces = Vec::new();
-        let mut rest = text.trim();
+        let mut rest = text.trim_matches(' ');
         if rest.is_empty() || rest.len() > REPLY_BYTES_MAX {
             return Err(format!("needs a reply of 1 to {REPLY_BYTES_MAX} bytes after '=>'"));
         }
@@ -287,11 +288,14 @@ mod tests {
             (r#"/op=ping => {/ts}"#, r#"{"op":"ping"}"#, None),
             ("ping=>pong", "ping", Some("pong")),
             ("ping=>pong", "other", None),
+            // NATS takes a line for whole only with its end.
+            ("PING => PONG\r\n", "PING\r\n", Some("PONG\r\n")),
+            ("\n => x ", "a\nb", Some("x")),
         ] {
             let reply = Reply::parse(rule).unwrap();
             assert_eq!(reply.to(message.as_bytes()).as_deref(), expected, "{rule}");
         }
-        for wrong in ["", "ping", "=> x", "ping =>", "ping => {/x"] {
+        for wrong in ["", "ping", "=> x", "ping =>", "ping =>  ", "ping => {/x"] {
             assert!(Reply::parse(wrong).is_err(), "{wrong}");
         }
     }

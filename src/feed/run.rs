@@ -68,6 +68,8 @@ pub(super) struct FeedLoop {
     keys: Option<Keys>,
     /// Number of the last connection.
     conn: u64,
+    /// When it may connect, where the host's budget was spent.
+    turn: Option<Mono>,
     figures: Figures,
     /// Messages recorded since the start.
     recorded: u64,
@@ -102,6 +104,7 @@ impl FeedLoop {
             actions: Vec::new(),
             connection: None,
             conn: 0,
+            turn: None,
             figures: Figures { since: now, messages: 0, bytes: 0 },
             recorded: 0,
             to_send: VecDeque::new(),
@@ -393,7 +396,9 @@ impl FeedLoop {
         let now = mono_now();
         if let Some(rate) = self.options.connect_rate {
             let host = &self.options.target.url.host;
-            if let Err(until) = self.network.connects.take(host, rate, now) {
+            let turn = self.turn.take();
+            if let Err(until) = self.network.connects.take(host, rate, turn, now) {
+                self.turn = Some(until);
                 let wait = crate::units::format_span(until.since(now));
                 log::info!("{}: {host} allows {rate}: connecting in {wait}", self.options.name);
                 return Some(Input::Postponed { until });
