@@ -5,6 +5,7 @@
 //! Prints nothing: figures are for who started it to show.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -459,6 +460,10 @@ impl Recorder {
         match sealer.finish(sealed_until) {
             Ok(0) => {}
             Ok(left) => log::info!("{left} segments are left to be sealed at the next start"),
+            // It is in the middle of one, which the next start takes up again: nothing is lost.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                log::info!("a segment is left half sealed; the next start seals it");
+            }
             Err(error) => trouble.push(format!("the sealer failed: {error}")),
         }
         signals.end();
