@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::units::{RATE_COUNT_MAX, Rate};
@@ -12,8 +13,15 @@ use crate::units::{RATE_COUNT_MAX, Rate};
 /// The budgets of all hosts.
 #[derive(Debug, Default)]
 pub struct ConnectBudgets {
-    /// When each host was connected to, as far back as its longest window goes.
-    hosts: Mutex<HashMap<String, VecDeque<Mono>>>,
+    hosts: Mutex<HashMap<String, Connects>>,
+}
+
+/// When a host was connected to, as far back as the longest window goes that a feed has asked for:
+/// feeds of one host may have different rates, and each counts the connections of all.
+#[derive(Debug, Default)]
+struct Connects {
+    window_max: Duration,
+    at: VecDeque<Mono>,
 }
 
 impl ConnectBudgets {
@@ -24,17 +32,19 @@ impl ConnectBudgets {
     pub fn take(&self, host: &str, rate: Rate, now: Mono) -> Result<(), Mono> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let connects = hosts.entry(host.to_string()).or_default();
-        let allowed = rate.count as usize;
-        while connects.len() > RATE_COUNT_MAX as usize
-            || connects.front().is_some_and(|at| at.after(rate.window) <= now)
+        connects.window_max = connects.window_max.max(rate.window);
+        let Connects { window_max, at } = connects;
+        while at.len() > RATE_COUNT_MAX as usize
+            || at.front().is_some_and(|at| at.after(*window_max) <= now)
         {
-            connects.pop_front();
+            at.pop_front();
         }
-        if connects.len() >= allowed {
-            // The first moment at which one less than allowed lie in the window behind it.
-            return Err(connects[connects.len() - allowed].after(rate.window));
+        // With so many connections since, there is room again: the one that must be over.
+        let oldest = at.len().checked_sub(rate.count as usize).map(|n| at[n].after(rate.window));
+        if let Some(until) = oldest.filter(|until| *until > now) {
+            return Err(until);
         }
-        connects.push_back(now);
+        at.push_back(now);
         Ok(())
     }
 }
@@ -42,7 +52,6 @@ impl ConnectBudgets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(ms: u64) -> Mono {
         Mono(1_000_000_000_000 + ms * 1_000_000)
@@ -60,5 +69,19 @@ mod tests {
         assert_eq!(take("a", 1000), Ok(()));
         assert_eq!(take("a", 1001), Err(at(1400)));
         assert_eq!(take("a", 5000), Ok(()));
+    }
+
+    /// A feed with a short window took the connections out that one with a long window counts.
+    #[test]
+    fn each_rate_counts_the_connections_of_all() {
+        let budgets = ConnectBudgets::default();
+        let rate = |count, secs| Rate { count, window: Duration::from_secs(secs) };
+        let (short, long) = (rate(1, 1), rate(3, 60));
+        assert_eq!(budgets.take("a", long, at(0)), Ok(()));
+        assert_eq!(budgets.take("a", short, at(500)), Err(at(1000)));
+        assert_eq!(budgets.take("a", short, at(2000)), Ok(()));
+        assert_eq!(budgets.take("a", short, at(4000)), Ok(()));
+        assert_eq!(budgets.take("a", long, at(6000)), Err(at(60_000)));
+        assert_eq!(budgets.take("a", long, at(60_000)), Ok(()));
     }
 }
