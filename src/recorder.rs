@@ -20,7 +20,7 @@ use crate::feed::budget::ConnectBudgets;
 use crate::feed::poll::budget::Budgets;
 use crate::feed::tls::TlsConnectors;
 use crate::feed::transport::Network;
-use crate::feed::{Command, FeedEnd, FeedPlan};
+use crate::feed::{Command, FeedEnd, FeedPlan, Job};
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::resolver::Resolver;
@@ -184,6 +184,7 @@ impl Recorder {
             rotation: options.rotation,
             events: send_event.clone(),
             feeds_max,
+            work: Job::run,
         };
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {

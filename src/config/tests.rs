@@ -141,7 +141,7 @@ fn a_file_has_defaults_and_feeds_and_what_is_typed_goes_before() {
         [9, 60, 5],
         "options typed are for feeds typed"
     );
-    assert_eq!(zebra.subscriptions, [Text::plain("a"), Text::plain("b")]);
+    assert_eq!(*zebra.subscriptions, [Text::plain("a"), Text::plain("b")]);
     assert_eq!(zebra.target.headers.len(), 2);
     assert_eq!(zebra.heartbeat, Some(Text::plain("ping")));
     assert_eq!(zebra.rules.heartbeat_every, Duration::from_secs(15));
