@@ -143,8 +143,9 @@ pub enum Parcel {
     Tape(Box<Tape>),
 }
 
-/// The channel to the writer. It has a place for every block there may be and for some closings,
-/// so a feed that has a block can always send it: the pool is the only place to wait.
+/// The channel to the writer. It has a place for every block there may be, with an address before
+/// it and a closing behind it, so a feed that has a block can always send it: the pool is the only
+/// place to wait.
 ///
 /// `feeds_max`: how many there may be when feeds are added later, each with two blocks more.
 pub fn channel(
@@ -152,7 +153,9 @@ pub fn channel(
     feeds: usize,
     feeds_max: usize,
 ) -> (Sender<Parcel>, Receiver<Parcel>) {
-    bounded(plan.blocks + 2 * feeds_max.saturating_sub(feeds) + 1 + 4 * feeds_max)
+    let blocks = plan.blocks + 2 * feeds_max.saturating_sub(feeds) + 1;
+    // Beside them each feed may close a segment without a block, and be one that was added.
+    bounded(3 * blocks + 2 * feeds_max)
 }
 
 /// How large the pool is.

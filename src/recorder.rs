@@ -18,7 +18,7 @@ use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
-use crate::feed::{Command, FeedEnd, FeedPlan};
+use crate::feed::{Command, FeedEnd, FeedPlan, Job};
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
@@ -178,6 +178,7 @@ impl Recorder {
             rotation: options.rotation,
             events: send_event.clone(),
             feeds_max,
+            work: Job::run,
         };
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {

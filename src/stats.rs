@@ -130,6 +130,8 @@ pub struct FeedStats {
     pub bytes: Counter,
     /// Bytes read from the socket, below TLS.
     pub wire_bytes: Counter,
+    /// Number of the last connection that was tried: a feed that ends and goes on counts on.
+    pub last_conn: Counter,
     /// Connections that got through the upgrade.
     pub connections: Counter,
     /// Attempts that did not; of a feed that is polled, polls that failed.

@@ -3,10 +3,11 @@
 //! Owns their defaults and bounds, and what makes one or more feeds of them. All mistakes are
 //! noted.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::file::read_text;
 use super::lists::{Lists, Part};
 use super::mistakes::Mistakes;
 use super::network;
@@ -293,7 +294,7 @@ impl FeedArgs {
                 }
             },
         };
-        options.subscriptions = expand_texts(&part.texts, mistakes);
+        options.subscriptions = expand_texts(&part.texts, mistakes).into();
         options.items = part.items;
         options.rules.subscriptions = options.subscriptions.len();
         options.rules.acks = match (&options.matchers.ack, checked.ack_per) {
@@ -346,7 +347,7 @@ impl FeedArgs {
                 },
                 max_message: max_message as usize,
             },
-            subscriptions: Vec::new(),
+            subscriptions: Arc::default(),
             items: 0,
             rules: self.check_rules(mistakes),
             heartbeat: self.check_heartbeat(mistakes),
@@ -558,10 +559,6 @@ fn expand_texts(texts: &[String], mistakes: &mut Mistakes) -> Vec<Text> {
 }
 
 fn read_lines(path: &Path) -> Result<Vec<String>, String> {
-    let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if bytes > SUBSCRIPTION_FILE_BYTES_MAX {
-        return Err(format!("is too large: {bytes} bytes"));
-    }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = read_text(path, SUBSCRIPTION_FILE_BYTES_MAX)?;
     Ok(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_string).collect())
 }

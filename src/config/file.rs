@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ use super::typed::{Kind, Known, Options};
 
 /// Largest feeds file, in bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Some editors begin a file of UTF-8 with it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// A relative path in the file is taken from the file's folder.
 const PATHS: [&str; 5] = ["out", "subscribe-file", "cacert", "cert", "key"];
 /// Keys whose usual plural, or singular, is no option's name.
@@ -54,7 +57,7 @@ pub(super) struct Schema {
 /// It can't be read at all, or is no TOML: all that is wrong, with lines.
 pub(super) fn read(path: &Path, schema: &Schema, mistakes: &mut Mistakes) -> Option<File> {
     let shown = path.display().to_string();
-    let text = match read_text(path) {
+    let text = match read_text(path, FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(error) => {
             mistakes.say(format!("can't read '{shown}': {error}"));
@@ -72,15 +75,32 @@ pub(super) fn read(path: &Path, schema: &Schema, mistakes: &mut Mistakes) -> Opt
     errors.is_empty().then(|| reader.file(document.get_ref()))
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+/// Reads a file of text; one that an editor began with a byte order mark is read without it.
+///
+/// # Errors
+/// What is wrong with it. No FIFO or device is opened: reading would wait, or never end.
+pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     let data = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !data.is_file() {
-        return Err("it is no file".to_string());
+        let what = if data.is_dir() { "a directory" } else { "a FIFO or device" };
+        return Err(format!("it is {what}; name a file"));
     }
-    if data.len() > FILE_BYTES_MAX {
-        return Err(format!("it has {} bytes, the limit is {FILE_BYTES_MAX}", data.len()));
+    if data.len() > bytes_max {
+        return Err(format!("it has {} bytes, the limit is {bytes_max}", data.len()));
     }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // It may have grown since, and files of /proc don't tell their length.
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = memchr::memchr_iter(b'\n', before).count() + 1;
+        format!("line {line} is not UTF-8; save it as UTF-8")
+    })?;
+    match text.strip_prefix(BYTE_ORDER_MARK) {
+        Some(rest) => Ok(rest.to_string()),
+        None => Ok(text),
+    }
 }
 
 /// Options of a table, with where each stands.

@@ -4,6 +4,8 @@
 //! Owns the templates. Only the placeholders named here are replaced; all other braces are JSON's.
 //! What stands at the end of a list stays there: adding to it changes no name and no earlier part.
 
+use std::collections::HashSet;
+
 use super::mistakes::Mistakes;
 use crate::tape::name::FeedName;
 
@@ -58,7 +60,8 @@ impl Lists<'_> {
                 mistakes.about(option, &what);
                 return Vec::new();
             }
-            if let Some((n, text)) = list.iter().enumerate().find(|(n, x)| list[..*n].contains(x)) {
+            let mut seen = HashSet::new();
+            if let Some((n, text)) = list.iter().enumerate().find(|(_, x)| !seen.insert(*x)) {
                 mistakes.add(
                     option,
                     text,

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use super::file::read_text;
 pub use crate::feed::text::Text;
 
 /// Secrets are not longer than this, in bytes.
@@ -55,12 +56,8 @@ fn resolve(reference: &str) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let fail = |error: std::io::Error| format!("can't read '{}': {error}", path.display());
-    let bytes = std::fs::metadata(path).map_err(fail)?.len();
-    if bytes > SECRET_BYTES_MAX {
-        return Err(format!("'{}' has {bytes} bytes, too many for a secret", path.display()));
-    }
-    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let text = read_text(path, SECRET_BYTES_MAX);
+    let text = text.map_err(|error| format!("can't read '{}': {error}", path.display()))?;
     // Editors and echo end a file with a line feed; no secret does.
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }

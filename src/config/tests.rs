@@ -141,7 +141,7 @@ fn a_file_has_defaults_and_feeds_and_what_is_typed_goes_before() {
         [9, 60, 5],
         "options typed are for feeds typed"
     );
-    assert_eq!(zebra.subscriptions, [Text::plain("a"), Text::plain("b")]);
+    assert_eq!(*zebra.subscriptions, [Text::plain("a"), Text::plain("b")]);
     assert_eq!(zebra.target.headers.len(), 2);
     assert_eq!(zebra.heartbeat, Some(Text::plain("ping")));
     assert_eq!(zebra.rules.heartbeat_every, Duration::from_secs(15));
@@ -216,7 +216,7 @@ fn the_file_in_the_readme_is_right() {
     let trades = stream(&options, 0);
     let topics = r#""btcusdt@trade","ethusdt@trade","solusdt@trade""#;
     let text = format!(r#"{{"method":"SUBSCRIBE","params":[{topics}],"id":1}}"#);
-    assert_eq!(trades.subscriptions, [Text::plain(&text)]);
+    assert_eq!(*trades.subscriptions, [Text::plain(&text)]);
     assert_eq!(trades.keys.as_ref().unwrap().expect, ["BTCUSDT", "ETHUSDT", "SOLUSDT"]);
 }
 

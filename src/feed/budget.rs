@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::units::{RATE_COUNT_MAX, Rate};
@@ -18,6 +19,9 @@ pub struct ConnectBudgets {
 /// One host. Both lists are in order, and go as far back as the longest window.
 #[derive(Debug, Default)]
 struct Host {
+    /// The longest window that a feed has asked for: feeds of one host may have different rates, and
+    /// each counts the connections of all.
+    window_max: Duration,
     /// When it was connected to.
     connects: VecDeque<Mono>,
     /// Moments that feeds were told to come back at, one for each: were it one moment for all,
@@ -39,7 +43,9 @@ impl ConnectBudgets {
 
 impl Host {
     fn take(&mut self, rate: Rate, turn: Option<Mono>, now: Mono) -> Result<(), Mono> {
-        let is_over = |at: &Mono| at.after(rate.window) <= now;
+        self.window_max = self.window_max.max(rate.window);
+        let window_max = self.window_max;
+        let is_over = |at: &Mono| at.after(window_max) <= now;
         while self.connects.len() > RATE_COUNT_MAX as usize
             || self.connects.front().is_some_and(is_over)
         {
@@ -58,10 +64,10 @@ impl Host {
             taken.extend(&self.turns);
             taken.sort_unstable();
         }
-        let allowed = rate.count as usize;
-        if taken.len() >= allowed {
-            // The first moment at which one less than allowed lie in the window behind it.
-            let at = taken[taken.len() - allowed].after(rate.window);
+        // The first moment at which one less than allowed lie in the window behind it.
+        let oldest = taken.len().checked_sub(rate.count as usize);
+        let at = oldest.map(|n| taken[n].after(rate.window)).filter(|at| *at > now);
+        if let Some(at) = at {
             self.turns.insert(self.turns.partition_point(|other| *other <= at), at);
             return Err(at);
         }
@@ -73,7 +79,6 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(ms: u64) -> Mono {
         Mono(1_000_000_000_000 + ms * 1_000_000)
@@ -115,5 +120,19 @@ mod tests {
         assert_eq!(connects.len(), 95);
         assert!(connects.windows(11).all(|w| w[10].since(w[0]) >= rate.window), "{connects:?}");
         assert_eq!(connects[94], at(9004), "as early as the rate allows");
+    }
+
+    /// A feed with a short window took the connections out that one with a long window counts.
+    #[test]
+    fn each_rate_counts_the_connections_of_all() {
+        let budgets = ConnectBudgets::default();
+        let rate = |count, secs| Rate { count, window: Duration::from_secs(secs) };
+        let (short, long) = (rate(1, 1), rate(3, 60));
+        assert_eq!(budgets.take("a", long, None, at(0)), Ok(()));
+        assert_eq!(budgets.take("a", short, None, at(500)), Err(at(1000)));
+        assert_eq!(budgets.take("a", short, Some(at(1000)), at(2000)), Ok(()));
+        assert_eq!(budgets.take("a", short, None, at(4000)), Ok(()));
+        assert_eq!(budgets.take("a", long, None, at(6000)), Err(at(60_000)));
+        assert_eq!(budgets.take("a", long, Some(at(60_000)), at(60_000)), Ok(()));
     }
 }

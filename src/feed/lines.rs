@@ -93,6 +93,9 @@ pub struct Lines {
     /// Whether there is such a line.
     any_line: bool,
     conn: Option<u64>,
+    /// An address that the writer does not know yet: it goes before the next block. So there are
+    /// never more addresses on the way than blocks.
+    url: Option<String>,
     clocks: ClockWatch,
     /// How they are read.
     read_clocks: fn() -> Reading,
@@ -141,6 +144,7 @@ impl Lines {
             stamp: Stamp::new(0),
             any_line: false,
             conn: None,
+            url: None,
             clocks: ClockWatch::new(Reading::now()),
             read_clocks: Reading::now,
             stepped_back_at: None,
@@ -165,8 +169,15 @@ impl Lines {
     }
 
     /// Segments opened from now on name this address.
-    pub fn set_url(&self, url: String) {
-        self.send(Parcel::Url(self.feed, url));
+    pub fn set_url(&mut self, url: String) {
+        self.url = Some(url);
+    }
+
+    /// The feed goes on after it had ended: what came meanwhile is missing.
+    pub fn resume(&mut self) {
+        if self.any_line {
+            self.hole_begins(GapReason::Restart);
+        }
     }
 
     /// The connection that is open from now on.
@@ -338,6 +349,9 @@ impl Lines {
         self.stats.messages.add(block.messages);
         self.stats.bytes.add(block.message_bytes);
         self.handed_over += 1;
+        if let Some(url) = self.url.take() {
+            self.send(Parcel::Url(self.feed, url));
+        }
         self.send(Parcel::Lines(block));
     }
 

@@ -58,9 +58,10 @@ impl Matcher {
             None => (written, None),
         };
         let key = pointer.rsplit('/').find(|key| !is_number(key)).unwrap_or_default();
-        let plain = |text: &str| !text.is_empty() && !text.contains(['~', '"', '\\']);
+        let plain = |text: &str| !text.is_empty() && !text.contains(['~', '"', '\\', '/']);
         let hint = match &equals {
-            // A word in the message is rarer than a key, which every message may have.
+            // A word in the message is rarer than a key, which every message may have. JSON may
+            // write a slash as two characters.
             Some(Value::String(text)) if plain(text) && text.is_ascii() => text.clone(),
             _ if plain(key) && key.is_ascii() => format!("\"{key}\""),
             _ => String::new(),
@@ -269,6 +270,7 @@ mod tests {
             ("/a/0/b", r#"{"a":[{"b":1}]}"#, true),
             ("/a~1b=x", r#"{"a/b":"x"}"#, true),
             ("/=x", r#"{"":"x"}"#, true),
+            ("/ch=a/b", r#"{"ch":"a\/b"}"#, true),
         ] {
             let matcher = Matcher::parse(pattern).unwrap();
             assert_eq!(matcher.matches(message.as_bytes()), expected, "{pattern}: {message}");

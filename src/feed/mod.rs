@@ -74,8 +74,8 @@ pub struct FeedOptions {
     pub name: FeedName,
     /// Where it connects to.
     pub target: Target,
-    /// Texts sent after connecting, each time.
-    pub subscriptions: Vec<Text>,
+    /// Texts sent after connecting, each time; shared, for they may be megabytes.
+    pub subscriptions: Arc<[Text]>,
     /// Topics asked for, or symbols where there are no topics: a figure to show.
     pub items: usize,
     /// Timeouts and intervals.
@@ -173,6 +173,38 @@ pub enum FeedEnd {
     Panicked,
 }
 
+/// What a feed's thread does, and all that it does it with.
+pub struct Job {
+    /// What is to be done.
+    pub task: Task,
+    /// The way to servers.
+    pub network: Arc<Network>,
+    /// The way to the tape.
+    pub lines: Lines,
+    /// Its counters.
+    pub stats: Arc<FeedStats>,
+    inbox: Inbox,
+    waker: Waker,
+}
+
+impl Job {
+    /// Does it until the feed ends; then the way to the tape comes back.
+    pub fn run(self) -> (FeedEnd, Lines) {
+        let Job { task, network, lines, stats, inbox, waker } = self;
+        match task {
+            Task::Stream(options) => {
+                FeedLoop::new(*options, network, lines, stats, inbox, waker).run()
+            }
+            Task::Poll(options, ear) => {
+                PollLoop::new(*options, network, lines, stats, inbox, ear).run()
+            }
+        }
+    }
+}
+
+/// What a feed's thread runs: [`Job::run`].
+pub type Work = fn(Job) -> (FeedEnd, Lines);
+
 /// A running feed.
 pub struct Feed {
     commands: Sender<Command>,
@@ -181,11 +213,13 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Starts the thread. `on_end` is called on it as the last thing, however it ends.
+    /// Starts the thread, which does `work`. `on_end` is called on it as the last thing, however
+    /// it ends.
     ///
     /// # Errors
     /// No thread or descriptor to be had.
     pub fn start(
+        work: Work,
         task: Task,
         network: Arc<Network>,
         lines: Lines,
@@ -197,21 +231,12 @@ impl Feed {
             Task::Stream(options) => (&options.name, Waker::new()?),
             Task::Poll(options, ear) => (&options.name, ear.waker.clone()),
         };
-        let for_thread = waker.clone();
         let name: String = name.as_str().chars().take(15).collect();
+        let job =
+            Job { task, network, lines, stats, inbox: Inbox::new(inbox), waker: waker.clone() };
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-                let run = move || {
-                    let inbox = Inbox::new(inbox);
-                    match task {
-                        Task::Stream(options) => {
-                            FeedLoop::new(*options, network, lines, stats, inbox, for_thread).run()
-                        }
-                        Task::Poll(options, ear) => {
-                            PollLoop::new(*options, network, lines, stats, inbox, ear).run()
-                        }
-                    }
-                };
+                let run = move || work(job);
                 // The panic hook has logged where and why; what the thread held is unsound.
                 let (end, lines) = match catch_unwind(AssertUnwindSafe(run)) {
                     Ok((end, lines)) => (end, Some(lines)),

@@ -93,6 +93,7 @@ impl FeedLoop {
         let now = mono_now();
         let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
         FeedLoop {
+            conn: stats.last_conn.get(),
             keys: options.keys.clone().map(Keys::new),
             options,
             network,
@@ -103,7 +104,6 @@ impl FeedLoop {
             session,
             actions: Vec::new(),
             connection: None,
-            conn: 0,
             turn: None,
             figures: Figures { since: now, messages: 0, bytes: 0 },
             recorded: 0,
@@ -405,6 +405,7 @@ impl FeedLoop {
             }
         }
         self.conn += 1;
+        self.stats.last_conn.set(self.conn);
         self.figures = Figures { since: now, messages: 0, bytes: 0 };
         let url = self.options.target.url.to_string();
         let at = clock::wall_now();

@@ -15,8 +15,12 @@
 //! Owns all deadlines and all decisions about them. No socket, clock, sleep or log in here: time
 //! comes in with each input, and what to do goes out as actions.
 
+mod words;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use self::words::{Action, Ask, Input, STAY_AWAY};
 pub use super::reason::{Reason, Stage};
 pub use super::rules::{OnRefusal, Rules};
 use crate::backoff::Backoff;
@@ -25,111 +29,15 @@ use crate::clock::Mono;
 /// The close handshake may take so long; then the socket is dropped.
 pub const CLOSING_MAX: Duration = Duration::from_secs(1);
 
-/// As [`Input::ConnectFailed`]'s `retry_after`: the server wants us to stay away and doesn't say
-/// for how long. That is the longest wait, `--backoff-max`.
-pub const STAY_AWAY: Duration = Duration::MAX;
-
 /// A connection that lived so long (or `--backoff-max`, where that is less) resets the backoff.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Time passed; nothing else did.
-    Tick,
-    /// The upgrade is done.
-    Connected,
-    /// The attempt failed; the server may have said when to come back.
-    ConnectFailed {
-        /// Why.
-        reason: Reason,
-        /// Lower bound of the next wait.
-        retry_after: Option<Duration>,
-    },
-    /// It is not its turn to connect yet: the host's budget is spent.
-    Postponed {
-        /// When it will be.
-        until: Mono,
-    },
-    /// All that was to be sent has left for the server.
-    Flushed,
-    /// A subscription was acknowledged.
-    Acked,
-    /// A subscription was refused, with these words.
-    Refused(String),
-    /// A heartbeat was answered.
-    Answered,
-    /// Frames came in; `data` where a message was among them.
-    Received {
-        /// At least one was a text or binary message.
-        data: bool,
-    },
-    /// The connection can't go on: server closed, lost, protocol error.
-    Broken(Reason),
-    /// Our close was answered, or the socket is at its end.
-    Closed,
-    /// An operator, the recorder, or the feed's own limit asks.
-    Asked(Ask),
-}
-
-/// What one may ask of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// End for good.
-    Stop,
-    /// End for good: `--max-messages` is reached.
-    Complete,
-    /// Close, and wait for `Resume`.
-    Pause,
-    /// Connect again, at once.
-    Resume,
-    /// Close and connect again, at once.
-    Reconnect,
-    /// As `Reconnect`, because the options changed.
-    Reload,
-}
-
-/// What to do about it. Results come back as inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Connect, and be done `by` then; in between only commands and this deadline interrupt.
-    Connect {
-        /// The deadline.
-        by: Mono,
-    },
-    /// Send the n-th subscription.
-    Subscribe(usize),
-    /// All subscriptions are sent, and acknowledged where that is wanted: from now on all is
-    /// recorded.
-    GoLive,
-    /// Send a ping.
-    Ping,
-    /// Send the heartbeat's text.
-    Heartbeat,
-    /// Write down that no data came for so long.
-    NoteStale(Duration),
-    /// Begin the close handshake with this code; where `frames` is false, what comes in after it
-    /// is no longer to be understood and only thrown away.
-    Close {
-        /// The code.
-        code: u16,
-        /// Whether to read on.
-        frames: bool,
-    },
-    /// Drop the socket, if there is one, and write down why.
-    Disconnect(Reason),
-    /// Write down that the feed is paused.
-    NotePaused,
-    /// Write down that it goes on.
-    NoteResumed,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Waiting { until: Mono },
     Connecting { by: Mono, since: Mono },
     Subscribing { by: Mono, progress: Progress, watch: Watch },
-    Live { since: Mono, watch: Watch },
+    Live { since: Mono, again: Again, watch: Watch },
     Closing { by: Mono, reason: Reason, then: Then },
     Paused,
     Stopped,
@@ -153,6 +61,13 @@ struct Progress {
     /// Whether the last one has left.
     all_sent: bool,
     acks: usize,
+}
+
+/// Subscriptions to be sent again, each once, and when the next one may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Again {
+    queue: VecDeque<usize>,
+    next_at: Mono,
 }
 
 /// Deadlines of an open connection.
@@ -231,7 +146,10 @@ impl Session {
                 let next = (progress.next < self.rules.subscriptions).then_some(progress.next_at);
                 [Some(*by), next, self.watch_deadline(watch)].into_iter().flatten().min()
             }
-            State::Live { watch, .. } => self.watch_deadline(watch),
+            State::Live { again, watch, .. } => {
+                let next = (!again.queue.is_empty()).then_some(again.next_at);
+                [next, self.watch_deadline(watch)].into_iter().flatten().min()
+            }
             State::Paused | State::Stopped => None,
         }
     }
@@ -253,6 +171,7 @@ impl Session {
             Input::Flushed => self.flushed(now, actions),
             Input::Acked => self.acked(now, actions),
             Input::Refused(text) => self.refused(now, text, actions),
+            Input::Resubscribe(which) => self.resubscribe(now, &which, actions),
             Input::Answered => self.answered(),
             Input::ConnectFailed { reason, retry_after } => {
                 self.connect_failed(now, reason, retry_after, actions);
@@ -284,6 +203,7 @@ impl Session {
             }
             State::Live { watch, .. } => {
                 let watch = *watch;
+                self.resubscribe_next(now, actions);
                 self.check_watch(now, watch, actions);
             }
             State::Closing { by, .. } if now >= *by => self.closed(now, actions),
@@ -342,6 +262,29 @@ impl Session {
         }
     }
 
+    fn resubscribe(&mut self, now: Mono, which: &[usize], actions: &mut Vec<Action>) {
+        if let State::Live { again, .. } = &mut self.state {
+            for n in which {
+                if !again.queue.contains(n) {
+                    again.queue.push_back(*n);
+                }
+            }
+            self.resubscribe_next(now, actions);
+        }
+    }
+
+    /// At the same pace as the first time.
+    fn resubscribe_next(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if let State::Live { again, .. } = &mut self.state {
+            while now >= again.next_at
+                && let Some(n) = again.queue.pop_front()
+            {
+                actions.push(Action::Subscribe(n));
+                again.next_at = now.after(self.rules.subscribe_every);
+            }
+        }
+    }
+
     fn flushed(&mut self, now: Mono, actions: &mut Vec<Action>) {
         if let State::Subscribing { by, progress, .. } = &mut self.state
             && progress.next == self.rules.subscriptions
@@ -365,7 +308,8 @@ impl Session {
             && progress.all_sent
             && progress.acks >= self.rules.acks
         {
-            self.state = State::Live { since: now, watch };
+            let again = Again { queue: VecDeque::new(), next_at: progress.next_at };
+            self.state = State::Live { since: now, again, watch };
             actions.push(Action::GoLive);
         }
     }
@@ -545,8 +489,11 @@ impl Session {
                 self.close(now, reason, then, actions);
             }
             State::Closing { then: current, .. } => {
-                // A stop is final; what an operator asks for now does not wait for the handshake.
-                if *current != Then::Stop {
+                // A stop is final, but for a feed that was refused what it asked for and now asks
+                // for something else. What an operator asks for does not wait for the handshake.
+                let asks_anew = self.refused && ask == Ask::Reload;
+                self.refused &= !asks_anew && then != Then::Stop;
+                if *current != Then::Stop || asks_anew {
                     *current = then;
                 }
                 if then == Then::AtOnce {

@@ -18,7 +18,7 @@ use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::{Ear, Listener};
 use crate::feed::session::Ask;
 use crate::feed::transport::Network;
-use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task};
+use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task, Work};
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::stats::RecorderStats;
@@ -41,6 +41,8 @@ pub(super) struct Workshop {
     pub(super) events: Sender<Event>,
     /// No more feeds than this: channels and pool were made for so many.
     pub(super) feeds_max: usize,
+    /// What their threads do.
+    pub(super) work: Work,
 }
 
 /// All feeds of this run.
@@ -58,6 +60,8 @@ struct Slot {
     /// Where a poll hears.
     listener: Option<Listener>,
     restarts: Backoff,
+    /// When its thread was started last.
+    started: Instant,
 }
 
 enum State {
@@ -68,8 +72,8 @@ enum State {
     },
     /// It ended in order.
     Ended { lines: Box<Lines>, end: FeedEnd },
-    /// Its thread failed.
-    Failed { restart_at: Instant },
+    /// Its thread failed, or could not be started. What is missing since is a hole of this reason.
+    Failed { restart_at: Instant, hole: GapReason },
 }
 
 impl Slot {
@@ -115,7 +119,14 @@ impl Feeds {
         let lines = self.lines(self.slots.len(), &view, start.last_ts);
         let state = State::Ended { lines: Box::new(lines), end: FeedEnd::Stopped };
         let restarts = Backoff::new(RESTART_MIN, RESTART_MAX, fastrand::u64(..));
-        self.slots.push(Slot { view, wanted: Some(plan), state, listener: None, restarts });
+        self.slots.push(Slot {
+            view,
+            wanted: Some(plan),
+            state,
+            listener: None,
+            restarts,
+            started: Instant::now(),
+        });
     }
 
     fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Lines {
@@ -130,12 +141,15 @@ impl Feeds {
         let name = plan.name().clone();
         let mut lines = match std::mem::replace(
             &mut self.slots[id].state,
-            State::Failed { restart_at: Instant::now() },
+            State::Failed { restart_at: Instant::now(), hole: GapReason::Restart },
         ) {
-            State::Ended { lines, .. } => *lines,
-            State::Failed { .. } => {
+            State::Ended { mut lines, .. } => {
+                lines.resume();
+                *lines
+            }
+            State::Failed { hole, .. } => {
                 let mut lines = self.lines(id, &self.slots[id].view, None);
-                lines.hole_begins(GapReason::Panic);
+                lines.hole_begins(hole);
                 lines
             }
             running @ State::Running { .. } => {
@@ -160,15 +174,16 @@ impl Feeds {
             let _ = events.send(Event::FeedEnded(id, end));
         };
         let slot = &mut self.slots[id];
-        let feed =
-            Feed::start(task, self.shop.network.clone(), lines, slot.view.stats.clone(), on_end)
-                .with_context(|| format!("can't start the feed {name}"))?;
-        let hears_live = self.hears_live(&plan);
-        if hears_live {
+        let (network, stats) = (self.shop.network.clone(), slot.view.stats.clone());
+        let feed = Feed::start(self.shop.work, task, network, lines, stats, on_end)
+            .with_context(|| format!("can't start the feed {name}"))?;
+        if self.hears_live(&plan) {
             // It has missed that the other one connected.
             feed.tell(Command::Ask(Ask::Reconnect));
         }
-        self.slots[id].state = State::Running { feed, plan: Box::new(plan) };
+        let slot = &mut self.slots[id];
+        slot.state = State::Running { feed, plan: Box::new(plan) };
+        slot.started = Instant::now();
         Ok(())
     }
 
@@ -312,14 +327,18 @@ impl Feeds {
             let slot = &mut self.slots[id];
             let wait = slot.restarts.next_wait(Duration::ZERO);
             log::error!("{error:#}; tried again in {} s", wait.as_secs());
-            slot.state = State::Failed { restart_at: Instant::now() + wait };
+            let hole = match slot.state {
+                State::Failed { hole, .. } => hole,
+                State::Running { .. } | State::Ended { .. } => GapReason::Restart,
+            };
+            slot.state = State::Failed { restart_at: Instant::now() + wait, hole };
         }
     }
 
     /// A feed's thread has ended.
     pub(super) fn ended(&mut self, id: FeedId, end: FeedEnd) {
         let slot = &mut self.slots[id];
-        let failed = State::Failed { restart_at: Instant::now() };
+        let failed = State::Failed { restart_at: Instant::now(), hole: GapReason::Panic };
         let State::Running { feed, plan } = std::mem::replace(&mut slot.state, failed) else {
             unreachable!("only a thread that runs can end");
         };
@@ -330,10 +349,15 @@ impl Feeds {
                 slot.restarts.reset();
             }
             None => {
+                // One that ran for long is not one that always fails.
+                if slot.started.elapsed() >= RESTART_MAX {
+                    slot.restarts.reset();
+                }
                 let wait = slot.restarts.next_wait(Duration::ZERO);
                 log::error!("{name}: its thread failed; started again in {} ms", wait.as_millis());
                 slot.view.stats.live.set(0);
-                slot.state = State::Failed { restart_at: Instant::now() + wait };
+                slot.state =
+                    State::Failed { restart_at: Instant::now() + wait, hole: GapReason::Panic };
                 return;
             }
         }
@@ -351,7 +375,7 @@ impl Feeds {
     pub(super) fn restart_failed(&mut self, now: Instant) {
         for id in 0..self.slots.len() {
             let is_due = match &self.slots[id].state {
-                State::Failed { restart_at } => now >= *restart_at,
+                State::Failed { restart_at, .. } => now >= *restart_at,
                 State::Running { .. } | State::Ended { .. } => false,
             };
             if is_due && self.slots[id].wanted.is_some() {
@@ -400,3 +424,6 @@ impl Feeds {
         Some(refused)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use super::wire::{self, CLOSE, ClientFrame, FIN, PING, PONG, TEXT};
 
 /// Each step is done within this, or the test fails.
 pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
-/// Pause between two pings of [`Step::PingUntilClose`].
+/// Pause between two pings of [`Step::PingUntilClose`], or texts of [`Step::SayUntil`].
 const PING_EVERY: Duration = Duration::from_millis(20);
 /// Pause between two texts of [`Step::CountUntilClose`].
 const COUNT_EVERY: Duration = Duration::from_millis(1);
@@ -156,6 +156,7 @@ impl Connection {
             Step::TakeTexts(count) => (0..*count).try_for_each(|_| self.take_text().map(drop)),
             Step::AnswerUntilClose(answers) => self.answer_until_close(answers),
             Step::CountUntilClose(prefix) => self.count_until_close(prefix),
+            Step::SayUntil { say, until } => self.say_until(say, until),
             Step::FloodUntilGone(bytes) => {
                 self.flood_until_gone(bytes.as_slice());
                 Ok(())
@@ -455,6 +456,25 @@ impl Connection {
         Err("the client never closed".to_string())
     }
 
+    fn say_until(&mut self, say: &str, expected: &str) -> Result<(), String> {
+        let until = Instant::now() + STEP_DEADLINE;
+        while Instant::now() < until {
+            self.set_deadline(STEP_DEADLINE);
+            self.send(&wire::frame(FIN | TEXT, say.as_bytes()))?;
+            self.set_deadline(PING_EVERY);
+            match self.next_frame(true)? {
+                Some(frame) if frame.opcode == TEXT => {
+                    let text = self.note_text(frame)?;
+                    let what = format!("got {}", wire::brief(text.as_bytes()));
+                    return if text == expected { Ok(()) } else { Err(what) };
+                }
+                Some(frame) if frame.opcode != PONG => return Err(format!("got {frame:?}")),
+                Some(_) | None => {}
+            }
+        }
+        Err("it never came".to_string())
+    }
+
     fn flood_until_gone(&mut self, bytes: &[u8]) {
         while self.send(bytes).is_ok() {
             self.set_deadline(STEP_DEADLINE);
@@ -480,6 +500,8 @@ impl Connection {
     }
 
     fn answer_close(&mut self, frame: &ClientFrame) -> Result<(), String> {
+        // What was left of a short pause is no time to answer in.
+        self.set_deadline(STEP_DEADLINE);
         let code = frame.payload.get(..2).unwrap_or_default();
         self.send(&wire::frame(FIN | CLOSE, code))
     }

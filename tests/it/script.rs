@@ -80,6 +80,8 @@ pub enum Step {
     AnswerUntilClose(Vec<(String, String)>),
     /// Sends the texts `PREFIX 1`, `PREFIX 2`, .. until the client sends a close frame; answers it.
     CountUntilClose(String),
+    /// Sends `say` again and again until the text `until` comes.
+    SayUntil { say: String, until: String },
     /// Sends the bytes over and over and reads nothing, until the client is gone.
     FloodUntilGone(Bytes),
     /// Waits for a ping of the client; answers it.
@@ -219,6 +221,10 @@ impl Script {
 
     pub fn count_until_close(self, prefix: &str) -> Script {
         self.step(Step::CountUntilClose(prefix.to_string()))
+    }
+
+    pub fn say_until(self, say: &str, until: &str) -> Script {
+        self.step(Step::SayUntil { say: say.to_string(), until: until.to_string() })
     }
 
     pub fn flood_until_gone(self, bytes: Vec<u8>) -> Script {

@@ -98,6 +98,9 @@ impl FeedLoop {
 
     pub(super) fn look_for_silent_keys(&mut self, now: Mono) {
         let Some(keys) = &mut self.keys else { return };
+        if !self.session.is_live() {
+            return;
+        }
         let silent = keys.silent(now);
         let (then, limit) = (keys.then(), keys.stale_after());
         let Some(first) = silent.first() else { return };
@@ -130,12 +133,8 @@ impl FeedLoop {
         let all = 0..self.options.subscriptions.len();
         let naming: Vec<usize> =
             all.clone().filter(|n| names_one(&self.options.subscriptions[*n])).collect();
-        for n in if naming.is_empty() { all.collect() } else { naming } {
-            if let Some(input) = self.subscribe(n) {
-                self.step(input);
-                return;
-            }
-        }
+        let naming = if naming.is_empty() { all.collect() } else { naming };
+        self.step(Input::Resubscribe(naming));
     }
 }
 

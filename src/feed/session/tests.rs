@@ -324,6 +324,76 @@ fn only_a_healthy_connection_resets_the_backoff() {
     check(30_000, lost(), 1);
 }
 
+/// Symbols that fell silent were subscribed again all at once, whatever the venue allows.
+#[test]
+fn subscribing_again_keeps_the_pace() {
+    check(
+        Rules { subscriptions: 3, subscribe_every: Duration::from_millis(200), ..rules() },
+        &[
+            (0, Input::Tick),
+            (0, Input::Connected),
+            (1, Input::Resubscribe(vec![0])),
+            (400, Input::Tick),
+            (600, Input::Tick),
+            (601, Input::Flushed),
+            (700, Input::Resubscribe(vec![0, 2])),
+            (800, Input::Tick),
+            (801, Input::Resubscribe(vec![2, 1])),
+            (999, Input::Tick),
+            (1000, Input::Tick),
+            (9000, Input::Tick),
+            (9001, Input::Resubscribe(vec![1])),
+            (9002, lost()),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            0: Subscribe(0) -> Subscribing
+            1:  -> Subscribing
+            400: Subscribe(1) -> Subscribing
+            600: Subscribe(2) -> Subscribing
+            601: GoLive -> Live
+            700:  -> Live
+            800: Subscribe(0) -> Live
+            801:  -> Live
+            999:  -> Live
+            1000: Subscribe(2) -> Live
+            9000: Subscribe(1) -> Live
+            9001:  -> Live
+            9002: Disconnect(lost: reset) -> Waiting
+        "#]],
+    );
+}
+
+/// A feed that was refused, and whose options change while it still closes, asks anew.
+#[test]
+fn a_reload_while_a_refused_feed_closes() {
+    check(
+        Rules { subscriptions: 1, on_refusal: OnRefusal::Stop, ..rules() },
+        &[
+            (0, Input::Tick),
+            (0, Input::Connected),
+            (1, Input::Refused("no".into())),
+            (2, Input::Asked(Ask::Reload)),
+            (2, Input::Tick),
+            (3, Input::Connected),
+            (4, Input::Refused("no".into())),
+            (5, Input::Asked(Ask::Stop)),
+            (6, Input::Asked(Ask::Reload)),
+        ],
+        expect![[r#"
+            0: Connect(by 10000 ms) -> Connecting
+            0: Subscribe(0) -> Subscribing
+            1: Close { code: 1000, frames: true } -> Closing
+            2: Disconnect(subscription refused: no) -> Waiting
+            2: Connect(by 10002 ms) -> Connecting
+            3: Subscribe(0) -> Subscribing
+            4: Close { code: 1000, frames: true } -> Closing
+            5:  -> Closing
+            6: Disconnect(subscription refused: no) -> Waiting
+        "#]],
+    );
+}
+
 #[test]
 fn subscriptions_are_paced_and_acknowledged() {
     check(

@@ -17,7 +17,7 @@ use crate::config::RecorderOptions;
 use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::Ear;
 use crate::feed::transport::Network;
-use crate::feed::{Command, Feed, FeedPlan, Task};
+use crate::feed::{Command, Feed, FeedPlan, Job, Task};
 use crate::stats::FeedStats;
 use crate::tape::name::FeedName;
 use crate::units::format_span;
@@ -97,7 +97,7 @@ fn try_feed(plan: FeedPlan, network: &Arc<Network>, rotation: Rotation, wait: Du
             // The place is free: a feed ends once.
             let _ = end.try_send(());
         };
-        Feed::start(task, network.clone(), lines, stats, on_end)
+        Feed::start(Job::run, task, network.clone(), lines, stats, on_end)
     });
     let feed = started.map_err(|error| format!("can't start it: {error}"))?;
     let verdict = trial.watch(&pool, &received, &ended, wait);

@@ -87,7 +87,7 @@ fn subscriptions_are_as_the_venues_want_them() {
         for plan in read(&text).feeds {
             lines += &format!("{} {}\n", plan.name(), plan.url());
             if let FeedPlan::Stream(options) = plan {
-                for text in &options.subscriptions {
+                for text in options.subscriptions.iter() {
                     lines += &format!("  {}\n", text.value);
                 }
             }

@@ -15,11 +15,11 @@ fn random_inputs_keep_the_invariants() {
             answer_deadline: Duration::from_secs(random.u64(0..2) * 5),
             ..rules()
         };
-        let mut session = Session::new(rules, seed, ms(0));
+        let mut session = Session::new(rules.clone(), seed, ms(0));
         let (mut at, mut open, mut connecting) = (0u64, false, false);
         for step in 0..200 {
             at += random.u64(0..8_000);
-            let input = match random.u8(0..18) {
+            let input = match random.u8(0..19) {
                 0..=3 => Input::Tick,
                 4 | 5 if connecting => Input::Connected,
                 6 if connecting => failed(),
@@ -34,6 +34,7 @@ fn random_inputs_keep_the_invariants() {
                 15 if open => Input::Answered,
                 16 if connecting => Input::Postponed { until: ms(at + random.u64(0..9_000)) },
                 17 => Input::Asked(Ask::Reload),
+                18 => Input::Resubscribe((0..rules.subscriptions).collect()),
                 _ => Input::Tick,
             };
             if input == Input::Connected {
