@@ -622,6 +622,21 @@ mod tests {
         assert_eq!(rig.stats.messages.get(), 6);
     }
 
+    /// Each change of options told the writer an address. While the disk took nothing they filled
+    /// the channel, which has a place for every block, and lines were lost without a gap.
+    #[test]
+    fn an_address_travels_with_a_block() {
+        let mut rig = rig(8, 1 << 20, None);
+        for n in 0..1000 {
+            rig.lines.set_url(format!("ws://h/{n}"));
+        }
+        assert_eq!(rig.sent(), [""; 0]);
+        rig.text(100, "a").unwrap();
+        assert_eq!(rig.sent(), ["ws://h/999", ">100 a"]);
+        rig.text(101, "b").unwrap();
+        assert_eq!(rig.sent(), ["101 b"]);
+    }
+
     #[test]
     fn segments_end_before_they_grow_too_large() {
         let mut rig = rig(8, 100, None);

@@ -107,6 +107,8 @@ pub enum Step {
 pub struct Script {
     pub steps: Vec<Step>,
     pub again: bool,
+    /// The client may leave at any step: that is no failure.
+    pub may_be_left: bool,
 }
 
 /// A script that begins with a right upgrade.
@@ -132,6 +134,12 @@ impl Script {
     /// All later connections are served by this script too.
     pub fn again(mut self) -> Script {
         self.again = true;
+        self
+    }
+
+    /// The client may leave at any step: that is no failure.
+    pub fn may_be_left(mut self) -> Script {
+        self.may_be_left = true;
         self
     }
 

@@ -232,7 +232,7 @@ fn a_large_subscription_is_sent_in_pieces() {
 #[test]
 fn a_venue_that_never_reads_subscriptions() {
     on_both(|scheme| {
-        let run = long_subscriptions(scheme, [accept().deaf().again()])
+        let run = long_subscriptions(scheme, [accept().deaf().may_be_left().again()])
             .args("--connect-timeout 1s")
             .start();
         run.server().reached("deaf");
