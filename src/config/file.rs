@@ -198,7 +198,7 @@ impl Reader<'_> {
             _ => (&self.schema.feed, &self.schema.recorder),
         };
         match (known.kind(name), value.get_ref()) {
-            // A table stands for the options that begin with its name, also where one has that name.
+            // A table stands for the options that begin with its name, even if one has that name.
             (kind, DeValue::Table(inner))
                 if known.has_group(written) && kind != Some(Kind::Many) =>
             {

@@ -19,8 +19,8 @@ pub struct ConnectBudgets {
 /// One host. Both lists are in order, and go as far back as the longest window.
 #[derive(Debug, Default)]
 struct Host {
-    /// The longest window that a feed has asked for: feeds of one host may have different rates, and
-    /// each counts the connections of all.
+    /// The longest window that a feed has asked for: feeds of one host may have different rates,
+    /// and each counts the connections of all.
     window_max: Duration,
     /// When it was connected to.
     connects: VecDeque<Mono>,

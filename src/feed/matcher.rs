@@ -121,7 +121,8 @@ enum Piece {
 }
 
 impl Reply {
-    /// Reads `MATCH => TEXT`; in the text `{/POINTER}` stands for what the message has there. Spaces
+    /// Reads `MATCH => TEXT`; in the text `{/POINTER}` stands for what the message has there.
+    /// Spaces
     /// around both are not theirs; line ends are, as some venues want them.
     ///
     /// # Errors

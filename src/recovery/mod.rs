@@ -99,8 +99,8 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
     Ok(start)
 }
 
-/// The stamp from which the hole between this run and the one before counts. Mostly that of the last
-/// line; where the last runs got no message, because they were killed before they were connected,
+/// The stamp from which the hole between this run and the one before counts. Mostly that of the
+/// last line; where the last runs got no message, because they were killed before they were connected,
 /// that of the last line before them. Where it isn't found, a moment that is rather too early.
 fn covered_until(
     storage: &dyn Storage,
@@ -124,7 +124,7 @@ fn covered_until(
     until
 }
 
-/// As [`prepare`], for many feeds, some at a time: each waits for the disk to sync most of the time.
+/// As [`prepare`], for many feeds, some at a time: most of the time each waits for the disk.
 /// What comes back is in the order of `feeds`.
 pub fn prepare_all(storage: &dyn Storage, feeds: &[&FeedName]) -> Vec<Result<Start, String>> {
     let share = feeds.len().div_ceil(THREADS_MAX).max(1);

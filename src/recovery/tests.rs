@@ -380,8 +380,8 @@ fn names_are_not_used_again() {
 }
 
 /// Found by killing the recorder again and again: a run that was killed while it connected began a
-/// hole and never closed it, and the next one took its `connecting` for the last line before its own
-/// hole. What was lost in between stood in no gap.
+/// hole and never closed it, and the next one took its `connecting` for the last line before its
+/// own hole. What was lost in between stood in no gap.
 #[test]
 fn the_hole_of_a_run_that_was_killed_while_connecting_counts_on() {
     const BASE: u64 = 1_700_000_000_000_000_000;
