@@ -122,8 +122,7 @@ enum Piece {
 
 impl Reply {
     /// Reads `MATCH => TEXT`; in the text `{/POINTER}` stands for what the message has there.
-    /// Spaces
-    /// around both are not theirs; line ends are, as some venues want them.
+    /// Spaces around both are not theirs; line ends are, as some venues want them.
     ///
     /// # Errors
     /// A sentence that says what is wrong and right.
