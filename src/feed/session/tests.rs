@@ -389,7 +389,7 @@ fn a_reload_while_a_refused_feed_closes() {
             3: Subscribe(0) -> Subscribing
             4: Close { code: 1000, frames: true } -> Closing
             5:  -> Closing
-            6: Disconnect(subscription refused: no) -> Waiting
+            6: Disconnect(subscription refused: no) -> Stopped
         "#]],
     );
 }
