@@ -161,6 +161,14 @@ impl Lines {
         self.listeners = listeners;
     }
 
+    /// Tells those among them that have not listened so far.
+    pub fn tell_new(&self, listeners: &[Listener], trigger: Trigger) {
+        let is_known = |new: &Listener| self.listeners.iter().any(|known| known.is_same(new));
+        for listener in listeners.iter().filter(|listener| !is_known(listener)) {
+            listener.tell(trigger);
+        }
+    }
+
     /// Tells those that listen to the feed.
     pub fn tell(&self, trigger: Trigger) {
         for listener in &self.listeners {

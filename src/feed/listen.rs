@@ -49,6 +49,11 @@ impl Listener {
             self.waker.wake();
         }
     }
+
+    /// Whether both are the way to one ear.
+    pub fn is_same(&self, other: &Listener) -> bool {
+        self.heard.same_channel(&other.heard)
+    }
 }
 
 /// The end of the one who listens.

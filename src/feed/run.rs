@@ -152,7 +152,13 @@ impl FeedLoop {
                     Command::Ask(ask) => self.step(Input::Asked(ask)),
                     Command::Rotate => self.lines.rotate(),
                     Command::Options(options) => self.change_options(*options),
-                    Command::Listeners(listeners) => self.lines.set_listeners(listeners),
+                    Command::Listeners(listeners) => {
+                        // Who begins to listen now has not heard that it is connected.
+                        if self.session.is_live() {
+                            self.lines.tell_new(&listeners, Trigger::Connected);
+                        }
+                        self.lines.set_listeners(listeners);
+                    }
                 }
             }
             let conn = self.conn;

@@ -251,6 +251,25 @@ fn a_poll_changes() {
     assert_eq!(asked.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(), ["/depth", "/depth?v=2"]);
 }
 
+/// A poll that listens to a feed which is connected already makes its snapshot at once. It waited
+/// for the next connection, at a start too where the feed was connected before the poll's thread
+/// was there.
+#[test]
+fn a_poll_that_listens_comes_later() {
+    let depth = script().respond("200 OK", &[], "depth").again();
+    let run = Run::new().beside(counting("f")).beside(Server::start(Scheme::Ws, [depth]));
+    let feed = "[feed.f]\nurl = '{URL0}'\n";
+    let run = start(run, feed);
+    has_messages(&run, "f", 3);
+    let poll = format!("{feed}[feed.p]\nurl = '{{HTTP1}}'\non = {{ feed = 'f' }}\n");
+    reload(&run, &poll, "reloaded: 1 feeds added, 0 removed, 0 changed, 1 as they were");
+    has_messages(&run, "p", 1);
+    reload(&run, &poll, "reloaded: 0 feeds added, 0 removed, 0 changed, 2 as they were");
+    let run = stop(run);
+    assert_eq!(run.servers()[1].requests().len(), 1, "once for a connection");
+    check_whole(&run.tape_of("f"), "f");
+}
+
 /// A feed that a venue refused is tried again with its new options.
 #[test]
 fn a_refused_feed_asks_for_something_else() {
