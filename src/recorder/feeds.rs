@@ -16,7 +16,6 @@ use crate::backoff::Backoff;
 use crate::block::{FeedId, Parcel, Pool, Tape};
 use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::{Ear, Listener};
-use crate::feed::session::Ask;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task, Work};
 use crate::recovery;
@@ -177,22 +176,10 @@ impl Feeds {
         let (network, stats) = (self.shop.network.clone(), slot.view.stats.clone());
         let feed = Feed::start(self.shop.work, task, network, lines, stats, on_end)
             .with_context(|| format!("can't start the feed {name}"))?;
-        if self.hears_live(&plan) {
-            // It has missed that the other one connected.
-            feed.tell(Command::Ask(Ask::Reconnect));
-        }
         let slot = &mut self.slots[id];
         slot.state = State::Running { feed, plan: Box::new(plan) };
         slot.started = Instant::now();
         Ok(())
-    }
-
-    /// Whether it is a poll that listens to a feed which is live.
-    fn hears_live(&self, plan: &FeedPlan) -> bool {
-        let FeedPlan::Poll(poll) = plan else { return false };
-        let Some((heard, _)) = &poll.on else { return false };
-        let is_heard = |slot: &Slot| heard.contains(&slot.view.name);
-        self.slots.iter().any(|slot| is_heard(slot) && slot.view.stats.live.get() == 1)
     }
 
     /// Those that listen to the feed.
