@@ -101,7 +101,8 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
 
 /// The stamp from which the hole between this run and the one before counts. Mostly that of the
 /// last line; where the last runs got no message, because they were killed before they were
-/// connected, that of the last line before them. Where it isn't found, a moment that is rather too early.
+/// connected, that of the last line before them. Where it isn't found, a moment that is rather too
+/// early.
 fn covered_until(
     storage: &dyn Storage,
     segments: &[(SegmentName, Form)],
