@@ -173,7 +173,7 @@ pub struct FeedArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Feeds")]
     pub max_message: String,
 
-    /// Connect through this proxy: http://[USER:PASSWORD@]HOST:PORT, or the same with socks5://.
+    /// Connect through this proxy: `http://[USER:PASSWORD@]HOST:PORT`, or the same with socks5://.
     /// It looks the venue's name up. `none` is to connect directly. [default: what the environment
     /// says in https_proxy (for wss), http_proxy (for ws), all_proxy and no_proxy]
     #[arg(long, value_name = "URL", help_heading = "Feeds")]

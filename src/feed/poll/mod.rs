@@ -1,7 +1,7 @@
 //! Feeds that are polled: GET or POST at times of the clock, and when another feed tells something.
 //!
 //! This file owns such a feed's options and what its thread does: wait for what [`schedule`] says,
-//! poll ([`client`]), and put the answer on the tape: an `http` event, then the body as a message.
+//! poll (`client.rs`), and put the answer on the tape: an `http` event, then the body as a message.
 //! It waits in two places: for the next poll, and for the answer of the one under way, both in
 //! [`super::wait`], where commands reach it. As with all feeds, a panic costs the poll, not the
 //! feed.
