@@ -176,7 +176,6 @@ impl Feeds {
         let (network, stats) = (self.shop.network.clone(), slot.view.stats.clone());
         let feed = Feed::start(self.shop.work, task, network, lines, stats, on_end)
             .with_context(|| format!("can't start the feed {name}"))?;
-        let slot = &mut self.slots[id];
         slot.state = State::Running { feed, plan: Box::new(plan) };
         slot.started = Instant::now();
         Ok(())
@@ -217,11 +216,10 @@ impl Feeds {
             self.shop.feeds_max,
             self.slots.len()
         );
-        let mut starts = Vec::new();
-        for plan in plans.iter().filter(is_new) {
-            let start = recovery::prepare(&*self.shop.storage, plan.name());
-            starts.push(start.map_err(anyhow::Error::msg)?);
-        }
+        let added: Vec<_> = plans.iter().filter(is_new).map(FeedPlan::name).collect();
+        let starts = recovery::prepare_all(&*self.shop.storage, &added);
+        let starts: Vec<_> =
+            starts.into_iter().collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
         let mut changes = Changes::default();
         let names: Vec<_> = plans.iter().map(|plan| plan.name().clone()).collect();
         for id in 0..self.slots.len() {

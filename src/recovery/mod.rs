@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use self::scan::{Scan, Trust, scan};
-use self::tail::Covered;
+use self::tail::{Covered, Tail};
 use crate::clock::{self, UnixNs};
 use crate::storage::{Appender, Entry, EntryKind, Storage, StorageFile, create_anew};
 use crate::tape::event::{Counts, Crc32c, Event};
@@ -91,7 +91,7 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
     match tail::of_segment(storage, &path, *form) {
         Ok(Some(tail)) => {
             start.next_index = start.next_index.max(tail.next_index);
-            start.last_ts = Some(covered_until(storage, &segments, tail.last_ts));
+            start.last_ts = Some(covered_until(storage, &segments, tail));
         }
         Ok(None) => log::warn!("'{}' can't be understood; going on without it", path.display()),
         Err(error) => log::warn!("'{}': {error}; going on without it", path.display()),
@@ -103,26 +103,23 @@ pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> 
 /// last line; where the last runs got no message, because they were killed before they were
 /// connected, that of the last line before them. Where it isn't found, a moment that is rather too
 /// early.
-fn covered_until(
-    storage: &dyn Storage,
-    segments: &[(SegmentName, Form)],
-    last_ts: UnixNs,
-) -> UnixNs {
-    let (mut until, mut after) = (last_ts, None);
+fn covered_until(storage: &dyn Storage, segments: &[(SegmentName, Form)], newest: Tail) -> UnixNs {
     let finished = segments.iter().rev().filter(|(_, form)| *form != Form::Open);
-    for (name, form) in finished.take(SEGMENTS_LOOKED_AT_MAX) {
-        // What can't be read was told of before, or will be by verify.
-        let Ok(Some(tail)) = tail::of_segment(storage, &name.path(*form), *form) else {
-            return until;
-        };
-        until = tail.first_ts;
+    // The newest one was read already: of a gzip'd one that is all of it.
+    let mut earlier = finished.skip(1).take(SEGMENTS_LOOKED_AT_MAX - 1);
+    let (mut tail, mut after) = (newest, None);
+    loop {
         match tail.covered(after) {
             Covered::Until(ts) => return ts,
             Covered::Before(known) => after = known,
-            Covered::Unknown => return until,
+            Covered::Unknown => return tail.first_ts,
         }
+        let before =
+            earlier.next().map(|(name, form)| tail::of_segment(storage, &name.path(*form), *form));
+        // What can't be read was told of before, or will be by verify.
+        let Some(Ok(Some(before))) = before else { return tail.first_ts };
+        tail = before;
     }
-    until
 }
 
 /// As [`prepare`], for many feeds, some at a time: most of the time each waits for the disk.
