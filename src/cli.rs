@@ -19,6 +19,7 @@ use crate::tools::cat::{self, CatArgs};
 use crate::tools::check::{self, CheckArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
+use crate::tools::manual::{self, CompletionsArgs, ManArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
@@ -70,6 +71,10 @@ enum Command {
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
     Demo(DemoArgs),
+    /// Print a manual page.
+    Man(ManArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
 }
 
 impl Command {
@@ -88,7 +93,9 @@ impl Command {
             | Command::Verify(_)
             | Command::Recover(_)
             | Command::Prune(_)
-            | Command::Simulate(_) => 0,
+            | Command::Simulate(_)
+            | Command::Man(_)
+            | Command::Completions(_) => 0,
         }
     }
 }
@@ -134,6 +141,10 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
+        Command::Man(args) => manual::man(args, Cli::command(), &mut io::stdout().lock()),
+        Command::Completions(args) => {
+            manual::completions(args, Cli::command(), &mut io::stdout().lock())
+        }
     };
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
 //! The commands beside `record`: those that read tapes, the one that mends them, the check of
-//! feeds, what is known of venues, the simulated venue, and the demo.
+//! feeds, what is known of venues, the simulated venue, the demo, and the manual pages.
 //!
 //! Owns what they share: how they end, what they make of a closed pipe, and how they count gaps.
 //! Those that read write nothing but their output: results to the given writer, talk to the log.
@@ -9,6 +9,7 @@ pub mod cat;
 pub mod check;
 pub mod demo;
 pub mod info;
+pub mod manual;
 pub mod prune;
 pub mod recover;
 pub mod simulate;
