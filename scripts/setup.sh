@@ -26,6 +26,25 @@ need_packages() {
     missing=$(missing_tools)
     [ -n "$missing" ] || return 0
     say "missing: $missing"
+    install_packages
+    missing=$(missing_tools)
+    [ -z "$missing" ] || fail "still missing after the installation: $missing"
+}
+
+# Commands that tests run, each of which a package of the same name brings.
+need_commands() {
+    local name apt_packages=()
+    for name in "$@"; do
+        command -v "$name" >/dev/null || apt_packages+=("$name")
+    done
+    [ ${#apt_packages[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null ||
+        fail "install these, then run this again: ${apt_packages[*]}"
+    install_packages
+}
+
+# Installs what apt_packages lists, or ends the script with the command to type.
+install_packages() {
     if ! command -v apt-get >/dev/null; then
         fail "install what is missing, then run this again: $(install_command)"
     elif [ "$(id -u)" = 0 ]; then
@@ -35,8 +54,6 @@ need_packages() {
     else
         fail "install what is missing, then run this again: sudo $(install_command)"
     fi
-    missing=$(missing_tools)
-    [ -z "$missing" ] || fail "still missing after the installation: $missing"
 }
 
 missing_tools() {

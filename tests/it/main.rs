@@ -30,6 +30,7 @@ mod manual;
 mod poll;
 mod protocol;
 mod proxy;
+mod readme;
 mod recover;
 mod redirect;
 mod reload;
