@@ -1,13 +1,19 @@
 //! Memory figures: what the kernel, the cgroup and the allocator say of a process.
 //!
 //! Owns reading them and giving them names; judges none, prints none. `process` reads /proc,
-//! `cgroup` the files of a group, `allocator` asks the C library. [`Figures`] are those that a
-//! recorder can read of itself at any time and from any thread.
+//! `cgroup` the files of a group, `mappings` sorts the address space, `descriptors` counts what is
+//! open, `pages` asks what stands in the page cache, `allocator` asks the C library. [`Figures`] are
+//! those that a recorder can read of itself at any time and from any thread.
 
 pub mod allocator;
 pub mod cgroup;
+pub mod descriptors;
 mod files;
+pub mod mappings;
+pub mod pages;
 pub mod process;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +49,9 @@ pub struct Figures {
     pub heap_held_bytes: Option<u64>,
     /// Of it, large blocks with mappings of their own.
     pub heap_mapped_bytes: Option<u64>,
+    /// Each arena of the allocator; empty where it can't tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heap_arenas: Vec<allocator::Arena>,
     /// Threads.
     pub threads: Option<u64>,
     /// Open descriptors.
@@ -77,15 +86,21 @@ pub struct Figures {
     pub docker_old_bytes: Option<u64>,
 }
 
+/// What the kernel could hand out without swapping, on the whole machine, in bytes.
+pub fn machine_available() -> Option<u64> {
+    files::size_of(&files::read_text(Path::new("/proc/meminfo")).ok()?, "MemAvailable")
+}
+
 impl Figures {
     /// This process's.
     pub fn own() -> Figures {
-        let process = Process::own();
-        let heap = allocator::own();
-        let mut figures = Figures::of(&process);
-        figures.heap_in_use_bytes = heap.as_ref().map(|heap| heap.in_use);
-        figures.heap_held_bytes = heap.as_ref().map(|heap| heap.held);
-        figures.heap_mapped_bytes = heap.as_ref().map(|heap| heap.mapped);
+        let mut figures = Figures::of(&Process::own());
+        if let Some(heap) = allocator::own() {
+            figures.heap_in_use_bytes = Some(heap.in_use);
+            figures.heap_held_bytes = Some(heap.held);
+            figures.heap_mapped_bytes = Some(heap.mapped);
+            figures.heap_arenas = heap.arenas;
+        }
         figures
     }
 
@@ -170,6 +185,7 @@ mod tests {
                 "docker_bytes",
                 "docker_old_bytes",
                 "fds",
+                "heap_arenas",
                 "heap_held_bytes",
                 "heap_in_use_bytes",
                 "heap_mapped_bytes",

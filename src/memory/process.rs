@@ -69,6 +69,23 @@ impl Process {
     }
 }
 
+/// All processes but this one whose name and command line are as wanted, by number.
+pub fn find(is_wanted: impl Fn(&str, &[&str]) -> bool) -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let processes = pids.filter(|pid| *pid != std::process::id()).map(Process::of);
+    let mut found: Vec<Process> = processes
+        .filter(|process| {
+            let text = |file| read_text(&process.path(file)).unwrap_or_default();
+            let (name, line) = (text("comm"), text("cmdline"));
+            let arguments: Vec<&str> = line.split_terminator('\0').collect();
+            is_wanted(name.trim_end(), &arguments)
+        })
+        .collect();
+    found.sort_by_key(|process| process.pid);
+    found
+}
+
 /// Figures of `/proc/PID/status`, in bytes; unknown is none (a kernel's thread has no memory).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
@@ -203,5 +220,6 @@ mod tests {
         assert!(own.rollup().unwrap().pss.unwrap() > 0);
         assert_eq!(Process::of(own.pid).status().unwrap().name, status.name);
         assert!(!Process::of(u32::MAX).is_there());
+        assert!(!find(|_, _| true).contains(&Process::of(own.pid)), "never itself");
     }
 }

@@ -23,6 +23,14 @@ pub enum Version {
 }
 
 impl Version {
+    /// 1 or 2.
+    pub fn number(self) -> u8 {
+        match self {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        }
+    }
+
     fn usage_file(self) -> &'static str {
         match self {
             Version::V1 => "memory.usage_in_bytes",
@@ -106,6 +114,12 @@ pub struct Usage {
 }
 
 impl Group {
+    /// A group by its folder; `top`: the topmost folder above it that is a group.
+    pub fn at(version: Version, folder: PathBuf, top: PathBuf) -> Group {
+        assert!(folder.starts_with(&top), "a group is below the top");
+        Group { version, folder, top }
+    }
+
     /// Reads its figures. A file that can't be read leaves what stands in it unknown.
     pub fn usage(&self) -> Usage {
         let stat = read_text(&self.folder.join("memory.stat")).unwrap_or_default();
@@ -171,6 +185,12 @@ impl Group {
             oom_kills: number_of(&events, "oom_kill"),
             ..Usage::default()
         }
+    }
+
+    /// Processes of the group, those of the groups below it not counted.
+    pub fn count_processes(&self) -> Option<u64> {
+        let members = read_text(&self.folder.join("cgroup.procs")).ok()?;
+        Some(members.lines().count() as u64)
     }
 
     /// The smallest limit of the group and of those above it; none where nobody set one.
