@@ -26,6 +26,7 @@ mod feedsfile;
 mod hard;
 mod heartbeats;
 mod hostile;
+mod mem;
 mod poll;
 mod protocol;
 mod proxy;
