@@ -189,6 +189,30 @@ impl PoolPlan {
     }
 }
 
+/// What is out of the pool, and so on its way to the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Blocks, large ones included.
+    pub blocks: usize,
+    /// Their sizes together, in bytes.
+    pub bytes: usize,
+}
+
+impl Depth {
+    fn max(self, other: Depth) -> Depth {
+        Depth { blocks: self.blocks.max(other.blocks), bytes: self.bytes.max(other.bytes) }
+    }
+}
+
+/// Who asks for the depth: each is told the most since it asked last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// The line in the log.
+    Summary,
+    /// The recorder's own tape.
+    OwnTape,
+}
+
 /// Hands out blocks and takes them back.
 #[derive(Debug)]
 pub struct Pool {
@@ -208,6 +232,9 @@ struct State {
     shared_out: usize,
     oversized_out: bool,
     waiting: usize,
+    depth: Depth,
+    /// The most since each asker last asked.
+    depth_max: [Depth; 2],
 }
 
 impl Pool {
@@ -222,6 +249,8 @@ impl Pool {
             shared_out: 0,
             oversized_out: false,
             waiting: 0,
+            depth: Depth::default(),
+            depth_max: [Depth::default(); 2],
         };
         Pool { plan, state: Mutex::new(state), returned: Condvar::new() }
     }
@@ -276,12 +305,21 @@ impl Pool {
         self.lock().held.iter().sum()
     }
 
+    /// What is out now, and the most that was out since this was last asked.
+    pub fn take_depth(&self, asker: Asker) -> (Depth, Depth) {
+        let mut state = self.lock();
+        let now = state.depth;
+        (now, std::mem::replace(&mut state.depth_max[asker as usize], now))
+    }
+
     /// Takes a block back; an oversized one is freed.
     pub fn give_back(&self, mut block: Block) {
         let feed = block.feed;
         let oversized = block.oversized;
         block.reset();
         let mut state = self.lock();
+        state.depth.blocks -= 1;
+        state.depth.bytes -= block.buf.capacity();
         if oversized {
             debug_assert!(state.oversized_out);
             state.oversized_out = false;
@@ -332,6 +370,9 @@ impl State {
             })
         };
         block.feed = feed;
+        self.depth.blocks += 1;
+        self.depth.bytes += block.buf.capacity();
+        self.depth_max = self.depth_max.map(|max| max.max(self.depth));
         Some(block)
     }
 }
@@ -371,6 +412,22 @@ mod tests {
         }
         assert_eq!(pool.blocks_out(), 0);
         assert_eq!(std::iter::from_fn(|| pool.try_take(2, 10)).count(), plan.blocks_per_feed);
+    }
+
+    #[test]
+    fn the_depth_is_known_and_its_maximum() {
+        let pool = Pool::new(PoolPlan::new(1 << 20, 2), 2);
+        let depth = |blocks, bytes| Depth { blocks, bytes };
+        let (small, large) = (pool.try_take(0, 10).unwrap(), pool.try_take(1, 1 << 20).unwrap());
+        let both = depth(2, (64 << 10) + (1 << 20));
+        assert_eq!(pool.take_depth(Asker::OwnTape), (both, both));
+        pool.give_back(large);
+        let one = depth(1, 64 << 10);
+        assert_eq!(pool.take_depth(Asker::OwnTape), (one, both));
+        assert_eq!(pool.take_depth(Asker::OwnTape), (one, one));
+        assert_eq!(pool.take_depth(Asker::Summary), (one, both), "to each its own");
+        pool.give_back(small);
+        assert_eq!(pool.take_depth(Asker::Summary), (Depth::default(), one));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::tools::check::{self, CheckArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::manual::{self, CompletionsArgs, ManArgs};
+use crate::tools::mem::{self, MemArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
@@ -67,6 +68,8 @@ enum Command {
     Recover(RecoverArgs),
     /// Delete the oldest segments of a recording.
     Prune(PruneArgs),
+    /// Explain the memory of a running recorder, or of any process.
+    Mem(MemArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -95,6 +98,7 @@ impl Command {
             | Command::Prune(_)
             | Command::Simulate(_)
             | Command::Man(_)
+            | Command::Mem(_)
             | Command::Completions(_) => 0,
         }
     }
@@ -139,6 +143,10 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
+        Command::Mem(args) => match args.check() {
+            Ok(process) => mem::run(args, process.as_ref(), &mut io::stdout().lock()),
+            Err(mistakes) => return usage("mem", &mistakes),
+        },
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
         Command::Man(args) => manual::man(args, Cli::command(), &mut io::stdout().lock()),

@@ -65,7 +65,7 @@
 //! | layer | modules | what they are |
 //! |---|---|---|
 //! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
-//! | parts | [`tape`], [`block`], [`stats`], [`storage`] | the format, the pool, counters, the disk |
+//! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
@@ -86,6 +86,7 @@
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which
 //!   fails and crashes where they like.
+//! - [`memory`]: what the kernel, the cgroup and the allocator say of a process's memory.
 //! - [`recovery`]: what a start finishes; [`recovery::repair`]: what `recover` saves of damaged
 //!   segments.
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
@@ -120,6 +121,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 pub mod logging;
+pub mod memory;
 pub mod printable;
 pub mod recorder;
 pub mod recovery;

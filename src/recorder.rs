@@ -35,6 +35,7 @@ mod limits;
 pub mod lock;
 mod sealing;
 mod signals;
+mod summary;
 mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
@@ -43,6 +44,7 @@ use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
+use self::summary::Summary;
 use self::watch::{DiskNews, DiskWatch, StepLog};
 
 /// Feeds that a reload may add, beside as many again as there were at the start.
@@ -101,6 +103,7 @@ pub struct Recorder {
     disk: DiskWatch,
     clocks: ClockWatch,
     steps: StepLog,
+    summary: Summary,
     /// Holds the lock on the folder.
     lock: FolderLock,
 }
@@ -171,7 +174,7 @@ impl Recorder {
         let network = Arc::new(Network::start().context("can't start the resolver")?);
         let shop = Workshop {
             storage,
-            pool,
+            pool: pool.clone(),
             parcels: parcels.clone(),
             network: network.clone(),
             stats: stats.clone(),
@@ -180,6 +183,7 @@ impl Recorder {
             feeds_max,
             work: Job::run,
         };
+        let summary = Summary::new(options.report_every, pool, Instant::now());
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {
             feeds,
@@ -198,6 +202,7 @@ impl Recorder {
             disk: DiskWatch::default(),
             clocks: ClockWatch::new(Reading::now()),
             steps: StepLog::default(),
+            summary,
             lock,
         })
     }
@@ -264,6 +269,10 @@ impl Recorder {
         }
         self.look_at_disk()?;
         self.look_at_clocks();
+        let wanted = self.feeds.wanted();
+        if let Some(line) = self.summary.look(Instant::now(), &self.views.all(), wanted) {
+            log::info!("{line}");
+        }
         self.feeds.restart_failed(Instant::now());
         self.is_to_end(event, reload)
     }

@@ -117,6 +117,8 @@ pub struct RecorderOptions {
     pub min_free: u64,
     /// What is not deleted.
     pub keep: Keep,
+    /// The log tells so often how things stand; zero is never.
+    pub report_every: Duration,
 }
 
 impl RecordArgs {

@@ -82,6 +82,10 @@ pub struct RecorderArgs {
     #[command(flatten, next_help_heading = "Recording")]
     pub keep: KeepArgs,
 
+    /// Log a line so often: messages, feeds, gaps, queue, memory. 0 is off. [1s..30d]
+    #[arg(long, value_name = "SPAN", default_value = "1h", help_heading = "Recording")]
+    pub report_every: String,
+
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
     pub clock: String,
@@ -119,6 +123,7 @@ impl RecorderArgs {
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
+            report_every: mistakes.span("--report-every", &self.report_every, "1s", "30d", true),
         }
     }
 

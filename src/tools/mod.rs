@@ -10,6 +10,7 @@ pub mod check;
 pub mod demo;
 pub mod info;
 pub mod manual;
+pub mod mem;
 pub mod prune;
 pub mod recover;
 pub mod simulate;

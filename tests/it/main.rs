@@ -27,6 +27,7 @@ mod hard;
 mod heartbeats;
 mod hostile;
 mod manual;
+mod mem;
 mod poll;
 mod protocol;
 mod proxy;

@@ -290,6 +290,11 @@ impl Run {
         nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal).unwrap();
     }
 
+    /// The number of the running program.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the program was started").id()
+    }
+
     pub fn servers(&self) -> &[Server] {
         &self.servers
     }

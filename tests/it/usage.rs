@@ -46,6 +46,8 @@ fn values_out_of_bounds_or_senseless() {
         ("--stop-timeout", "soon"),
         ("--min-free", "lots"),
         ("--clock", "sun"),
+        ("--report-every", "999ms"),
+        ("--report-every", "31d"),
         ("--connect-timeout", "99ms"),
         ("--connect-timeout", "6m"),
         ("--backoff-min", "1"),

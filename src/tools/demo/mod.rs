@@ -191,7 +191,7 @@ fn show(folder: &Path, out: &mut dyn Write) -> anyhow::Result<Outcome> {
 }
 
 /// Columns of the terminal that it leads to, if any.
-fn terminal_width(stream: impl AsFd) -> Option<usize> {
+pub(super) fn terminal_width(stream: impl AsFd) -> Option<usize> {
     terminal_size::terminal_size_of(stream).map(|(width, _)| usize::from(width.0))
 }
 
