@@ -36,13 +36,18 @@ def need_tools(*tools):
     missing = [tool for tool in tools if not find_tool(tool)]
     if not missing:
         return
-    packages = " ".join(PACKAGES[tool] for tool in missing).split()
+    install_packages(*" ".join(PACKAGES[tool] for tool in missing).split())
+
+
+def install_packages(*packages):
+    """Installs Debian's packages, or says that they are missing."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Failure(f"{', '.join(missing)} missing: install {' '.join(packages)}")
+        raise Failure(f"missing: install {' '.join(packages)}")
     say(f"installing {' '.join(packages)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=60"]
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", "-qq", *command], env=env, capture_output=True)
+        done = subprocess.run([*apt, *command], env=env, capture_output=True)
         if done.returncode:
             raise Failure(f"apt-get {' '.join(command)}: {done.stderr.decode().strip()}")
 

@@ -11,14 +11,12 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
-from common import Failure, Recorder, need_tools, wait_until
+from cgroup import Cgroup
+from common import Failure, Recorder, need_tools
 from kill import last_run, progress, report
 from server import Server
 
-ROOT_V1 = Path("/sys/fs/cgroup/memory")
-ROOT_V2 = Path("/sys/fs/cgroup")
 # What it takes to start and to connect, with a debug build's room; beyond it a run may record
 # between the two bounds, chosen at random.
 BASE_BYTES = 10 << 20
@@ -88,59 +86,3 @@ def kill_all(args, places, server, recorder, rng):
         peaks.append(peak)
         progress(turn + 1, args.times, server)
     return kills, peaks
-
-
-class Cgroup:
-    """A memory cgroup of the recorder's own, of version 1 or 2, without swap."""
-
-    @staticmethod
-    def version():
-        """Which of the two this machine has."""
-        return "v1" if ROOT_V1.is_dir() else "v2"
-
-    def __init__(self, name):
-        self.is_v1 = self.version() == "v1"
-        self.path = (ROOT_V1 if self.is_v1 else ROOT_V2) / name
-        try:
-            if not self.is_v1:
-                (ROOT_V2 / "cgroup.subtree_control").write_text("+memory")
-            self.path.mkdir()
-        except OSError as error:
-            raise Failure(f"no memory cgroup to be had (root?): {error}") from None
-
-    def limit(self, limit_bytes):
-        """Sets the hard limit."""
-        if self.is_v1:
-            (self.path / "memory.swappiness").write_text("0")
-            (self.path / "memory.limit_in_bytes").write_text(str(limit_bytes))
-        else:
-            swap = self.path / "memory.swap.max"
-            if swap.exists():
-                swap.write_text("0")
-            (self.path / "memory.max").write_text(str(limit_bytes))
-
-    def prefix(self):
-        """What to put before a command that is to run in it."""
-        return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh"]
-
-    def usage(self):
-        """Bytes in use."""
-        name = "memory.usage_in_bytes" if self.is_v1 else "memory.current"
-        return int((self.path / name).read_text())
-
-    def oom_kills(self):
-        """How often the OOM killer killed in it."""
-        name = "memory.oom_control" if self.is_v1 else "memory.events"
-        rows = dict(row.split() for row in (self.path / name).read_text().splitlines())
-        return int(rows["oom_kill"])
-
-    def remove(self):
-        """Removes it; nobody may run in it."""
-        wait_until(f"'{self.path}' can be removed", self._rmdir, 5)
-
-    def _rmdir(self):
-        try:
-            self.path.rmdir()
-        except OSError:  # busy as long as the killed process is not quite gone
-            return False
-        return True

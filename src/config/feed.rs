@@ -18,7 +18,7 @@ use crate::feed::keys::{KEYS_MAX, KeyOptions, OnSilence};
 use crate::feed::matcher::{Matcher, Matchers, Reply};
 use crate::feed::session::{OnRefusal, Rules};
 use crate::feed::text::Text;
-use crate::feed::tls::{TlsConnectors, TlsOptions};
+use crate::feed::tls::TlsOptions;
 use crate::feed::transport::Route;
 use crate::feed::upgrade::{Target, check_header};
 use crate::feed::url::{FeedUrl, is_http};
@@ -237,7 +237,7 @@ enum AckPer {
 
 impl FeedArgs {
     /// Checks all but names and URLs.
-    pub(super) fn check(&self, common: Common, mistakes: &mut Mistakes) -> Checked {
+    pub(super) fn check(&self, common: Common<'_>, mistakes: &mut Mistakes) -> Checked {
         let ack_per =
             [("text", AckPer::Text), ("item", AckPer::Item), ("connection", AckPer::Connection)];
         let number = |mistakes: &mut Mistakes, option, text: &Option<String>| {
@@ -330,7 +330,7 @@ impl FeedArgs {
         }
     }
 
-    fn check_options(&self, common: Common, mistakes: &mut Mistakes) -> FeedOptions {
+    fn check_options(&self, common: Common<'_>, mistakes: &mut Mistakes) -> FeedOptions {
         let max_message = mistakes.size("--max-message", &self.max_message, "1KiB", "256MiB");
         debug_assert!(max_message <= MESSAGE_BYTES_MAX);
         FeedOptions {
@@ -340,7 +340,7 @@ impl FeedArgs {
                 headers: self.check_headers(mistakes),
                 subprotocols: self.check_subprotocols(mistakes),
                 route: Route {
-                    tls: self.check_tls(mistakes),
+                    tls: self.check_tls(common, mistakes),
                     clock: common.clock,
                     proxies: network::check_proxies(self.proxy.as_deref(), mistakes),
                     from: network::check_origin(self.bind.as_deref(), &self.family, mistakes),
@@ -513,7 +513,7 @@ impl FeedArgs {
         self.subprotocol.clone()
     }
 
-    fn check_tls(&self, mistakes: &mut Mistakes) -> TlsOptions {
+    fn check_tls(&self, common: Common<'_>, mistakes: &mut Mistakes) -> TlsOptions {
         let tls = TlsOptions {
             cacert: self.cacert.clone(),
             cert: self.cert.clone(),
@@ -522,7 +522,7 @@ impl FeedArgs {
         };
         // The files are read anew when a connector is made; mistakes should show at the start.
         if tls != TlsOptions::default()
-            && let Err(mistake) = TlsConnectors::default().get(&tls)
+            && let Err(mistake) = common.connectors.get(&tls)
         {
             mistakes.say(mistake);
         }

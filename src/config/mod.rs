@@ -37,6 +37,7 @@ use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
 use crate::feed::poll::PollOptions;
 use crate::feed::text::Text;
+use crate::feed::tls::TlsConnectors;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
 use crate::sealer::retention::Keep;
@@ -173,7 +174,8 @@ impl RecordArgs {
         mistakes.at(place);
         let mut options = recorder.check(&mut mistakes);
         options.can_reload = self.sources.config.is_some();
-        let common = recorder.common(&mut mistakes);
+        let connectors = TlsConnectors::default();
+        let common = recorder.common(&connectors, &mut mistakes);
         let mut names = HashSet::new();
         let mut planned = self.typed_feeds(common, &mut names, &mut mistakes);
         for table in tables {
@@ -186,7 +188,7 @@ impl RecordArgs {
 
     fn typed_feeds(
         &self,
-        common: Common,
+        common: Common<'_>,
         names: &mut HashSet<FeedName>,
         mistakes: &mut Mistakes,
     ) -> Vec<Planned> {
@@ -235,7 +237,7 @@ impl RecordArgs {
 /// The feeds of one table.
 fn written_feeds(
     table: FeedTable,
-    common: Common,
+    common: Common<'_>,
     names: &mut HashSet<FeedName>,
     mistakes: &mut Mistakes,
 ) -> Vec<Planned> {

@@ -150,6 +150,27 @@ fn a_file_has_defaults_and_feeds_and_what_is_typed_goes_before() {
     assert_eq!(zebra.rules.acks, 0);
 }
 
+/// A certificate for all of 64 feeds: the system's store was loaded for each of them, which took
+/// 9 s at the start, and at each reload on the main thread.
+#[test]
+fn feeds_with_the_same_tls_options_are_checked_with_one_connector() {
+    use crate::feed::tls::BUILT;
+    let text = r#"
+        [defaults]
+        insecure = true
+        [feed.a]
+        url = "wss://h/a"
+        [feed.b]
+        url = "wss://h/b"
+        [feed.c]
+        url = "https://h/c"
+        every = "1m"
+    "#;
+    let before = BUILT.get();
+    assert_eq!(check_file(text, "--out o").unwrap().feeds.len(), 3);
+    assert_eq!(BUILT.get() - before, 1);
+}
+
 #[test]
 fn all_mistakes_of_a_file_are_told_with_lines() {
     let text = r#"out = "o"

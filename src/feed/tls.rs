@@ -65,6 +65,8 @@ impl TlsConnectors {
 }
 
 fn build(options: &TlsOptions) -> Result<TlsConnector, String> {
+    #[cfg(test)]
+    BUILT.set(BUILT.get() + 1);
     let mut builder = TlsConnector::builder();
     if let Some(path) = &options.cacert {
         let pem = read(path, "--cacert")?;
@@ -107,6 +109,12 @@ fn read(path: &Path, option: &str) -> Result<Vec<u8>, String> {
         return Err(format!("{option} '{}': {bytes} bytes are too many for PEM", path.display()));
     }
     fs::read(path).map_err(fail)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Connectors that this thread began to build.
+    pub(crate) static BUILT: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]
