@@ -2,8 +2,8 @@
 //!
 //! Owns reading them and giving them names; judges none, prints none. `process` reads /proc,
 //! `cgroup` the files of a group, `mappings` sorts the address space, `descriptors` counts what is
-//! open, `pages` asks what stands in the page cache, `allocator` asks the C library. [`Figures`] are
-//! those that a recorder can read of itself at any time and from any thread.
+//! open, `pages` asks what stands in the page cache, `allocator` asks the C library. [`Figures`]
+//! are those that a recorder can read of itself at any time and from any thread.
 
 pub mod allocator;
 pub mod cgroup;

@@ -192,7 +192,8 @@ fn search(top: &Path, levels: usize, below: &Path, pid: u32) -> Option<PathBuf> 
 fn accounting(version: Version, folder: &Path, top: &Path) -> Option<Group> {
     let figures = folder.ancestors().take_while(|folder| folder.starts_with(top));
     let mut figures = figures.filter(|folder| folder.join(version.usage_file()).exists());
-    let folder = figures.next()?.to_path_buf();
+    // Without the slash that a join with nothing leaves at the end.
+    let folder: PathBuf = figures.next()?.components().collect();
     debug_assert!(folder.components().all(|part| part != Component::ParentDir));
     Some(Group { version, folder, top: top.to_path_buf() })
 }

@@ -1,8 +1,8 @@
 //! What each figure is, in one plain sentence: whether it counts against the limit, whether the
 //! kernel can take it back, whether to worry.
 //!
-//! Owns the words; what they come to is in `verdict`. The names are those of the recorder's own tape where it has
-//! the figure too.
+//! Owns the words; what they come to is in `verdict`. The names are those of the recorder's own
+//! tape where it has the figure too.
 
 use super::facts::{Facts, InGroup, Source};
 use crate::memory::cgroup::{Usage, Version};
@@ -256,7 +256,7 @@ fn address_space(facts: &Facts) -> Section {
                 "stacks_bytes",
                 "stacks",
                 Kind::Stack,
-                "one for each thread; the resident part counts and does not shrink.",
+                "of threads, and of their signals; the resident part counts, and does not shrink.",
             ),
             of_kind(
                 "main_heap_bytes",
