@@ -183,9 +183,30 @@ impl PoolPlan {
         PoolPlan { block_bytes, blocks, blocks_per_feed }
     }
 
+    /// The plan with room for one feed more, which needs little: the recorder's own tape. The size
+    /// of blocks stays, and all there are but the two of that feed.
+    pub fn with_own_tape(self, feeds: usize) -> PoolPlan {
+        PoolPlan { blocks: self.blocks.max(2 * (feeds + 1)), ..self }
+    }
+
     /// Bytes of all blocks together.
     pub fn bytes(&self) -> usize {
         self.block_bytes * self.blocks
+    }
+}
+
+/// What is out of the pool, and so on its way to the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Blocks, large ones included.
+    pub blocks: usize,
+    /// Their sizes together, in bytes.
+    pub bytes: usize,
+}
+
+impl Depth {
+    fn max(self, other: Depth) -> Depth {
+        Depth { blocks: self.blocks.max(other.blocks), bytes: self.bytes.max(other.bytes) }
     }
 }
 
@@ -208,6 +229,9 @@ struct State {
     shared_out: usize,
     oversized_out: bool,
     waiting: usize,
+    depth: Depth,
+    /// The most since somebody last asked.
+    depth_max: Depth,
 }
 
 impl Pool {
@@ -222,6 +246,8 @@ impl Pool {
             shared_out: 0,
             oversized_out: false,
             waiting: 0,
+            depth: Depth::default(),
+            depth_max: Depth::default(),
         };
         Pool { plan, state: Mutex::new(state), returned: Condvar::new() }
     }
@@ -276,12 +302,21 @@ impl Pool {
         self.lock().held.iter().sum()
     }
 
+    /// What is out now, and the most that was out since this was last asked.
+    pub fn take_depth(&self) -> (Depth, Depth) {
+        let mut state = self.lock();
+        let now = state.depth;
+        (now, std::mem::replace(&mut state.depth_max, now))
+    }
+
     /// Takes a block back; an oversized one is freed.
     pub fn give_back(&self, mut block: Block) {
         let feed = block.feed;
         let oversized = block.oversized;
         block.reset();
         let mut state = self.lock();
+        state.depth.blocks -= 1;
+        state.depth.bytes -= block.buf.capacity();
         if oversized {
             debug_assert!(state.oversized_out);
             state.oversized_out = false;
@@ -332,6 +367,9 @@ impl State {
             })
         };
         block.feed = feed;
+        self.depth.blocks += 1;
+        self.depth.bytes += block.buf.capacity();
+        self.depth_max = self.depth_max.max(self.depth);
         Some(block)
     }
 }
@@ -371,6 +409,29 @@ mod tests {
         }
         assert_eq!(pool.blocks_out(), 0);
         assert_eq!(std::iter::from_fn(|| pool.try_take(2, 10)).count(), plan.blocks_per_feed);
+    }
+
+    #[test]
+    fn the_depth_is_known_and_its_maximum() {
+        let pool = Pool::new(PoolPlan::new(1 << 20, 1).with_own_tape(1), 2);
+        let depth = |blocks, bytes| Depth { blocks, bytes };
+        let (small, large) = (pool.try_take(0, 10).unwrap(), pool.try_take(1, 1 << 20).unwrap());
+        assert_eq!(pool.take_depth().0, depth(2, (64 << 10) + (1 << 20)));
+        pool.give_back(large);
+        assert_eq!(pool.take_depth(), (depth(1, 64 << 10), depth(2, (64 << 10) + (1 << 20))));
+        assert_eq!(pool.take_depth(), (depth(1, 64 << 10), depth(1, 64 << 10)));
+        pool.give_back(small);
+        assert_eq!(pool.take_depth().0, Depth::default());
+    }
+
+    #[test]
+    fn an_own_tape_leaves_blocks_as_large_as_they_were() {
+        for (feeds, blocks) in [(1, 64), (256, 514), (4096, 8194)] {
+            let plan = PoolPlan::new(4 << 20, feeds);
+            let with_own = plan.with_own_tape(feeds);
+            assert_eq!((with_own.block_bytes, with_own.blocks), (plan.block_bytes, blocks));
+            Pool::new(with_own, feeds + 1);
+        }
     }
 
     #[test]

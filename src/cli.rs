@@ -19,6 +19,7 @@ use crate::tools::cat::{self, CatArgs};
 use crate::tools::check::{self, CheckArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
+use crate::tools::mem::{self, MemArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
@@ -66,6 +67,8 @@ enum Command {
     Recover(RecoverArgs),
     /// Delete the oldest segments of a recording.
     Prune(PruneArgs),
+    /// Explain the memory of a running recorder, or of any process.
+    Mem(MemArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -88,6 +91,7 @@ impl Command {
             | Command::Verify(_)
             | Command::Recover(_)
             | Command::Prune(_)
+            | Command::Mem(_)
             | Command::Simulate(_) => 0,
         }
     }
@@ -132,6 +136,10 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args, &mut io::stdout().lock()),
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
+        Command::Mem(args) => match args.history.check() {
+            Ok(history) => mem::run(args, history.as_ref(), &mut io::stdout().lock()),
+            Err(mistakes) => return usage("mem", &mistakes),
+        },
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
     };

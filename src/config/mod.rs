@@ -117,6 +117,8 @@ pub struct RecorderOptions {
     pub min_free: u64,
     /// What is not deleted.
     pub keep: Keep,
+    /// How often the recorder records its own figures; `None`: it doesn't.
+    pub self_every: Option<Duration>,
 }
 
 impl RecordArgs {
@@ -405,7 +407,7 @@ fn split_name(text: &str) -> (Option<&str>, &str) {
 
 fn check_name(name: &str, names: &mut HashSet<FeedName>) -> Result<FeedName, String> {
     let name = FeedName::new(name)?;
-    if name.as_str().starts_with('_') {
+    if name.is_own() {
         return Err(format!("'{name}' can't name a feed: a leading _ is for the recorder's own"));
     }
     if !names.insert(name.clone()) {

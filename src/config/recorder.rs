@@ -82,6 +82,11 @@ pub struct RecorderArgs {
     #[command(flatten, next_help_heading = "Recording")]
     pub keep: KeepArgs,
 
+    /// Record the recorder's own figures this often, as the feed _feedtape: memory, queue, messages,
+    /// losses. `feedtape mem --history` draws them. 0 is never. [100ms..1h]
+    #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
+    pub self_every: String,
+
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
     pub clock: String,
@@ -119,6 +124,8 @@ impl RecorderArgs {
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
+            self_every: Some(mistakes.span("--self-every", &self.self_every, "100ms", "1h", true))
+                .filter(|every| !every.is_zero()),
         }
     }
 

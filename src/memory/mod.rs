@@ -8,6 +8,7 @@ pub mod allocator;
 pub mod cgroup;
 mod files;
 pub mod process;
+pub mod verdict;
 
 use serde::{Deserialize, Serialize};
 
