@@ -141,9 +141,30 @@ mod tests {
 
     #[test]
     fn plots() {
-        expect![[r#""#]].assert_eq(&drawn(Ink::Ascii, |at| at));
-        expect![[r#""#]].assert_eq(&drawn(Ink::Braille, |at| at));
-        expect![[r#""#]].assert_eq(&drawn(Ink::Braille, |at| 500.0 + 2.0 * (at % 7.0)));
+        expect![[r#"
+                     999 |                                                      ************
+                         |                                       ****************
+                         |           ****************
+                       0 |************
+                          10:00                                                        11:00
+        "#]]
+        .assert_eq(&drawn(Ink::Ascii, |at| at));
+        expect![[r#"
+                     999 |                                                  ⣀⣀⣀⣀⣠⠤⠤⠤⠤⠖⠒⠒⠒⠚⠉⠉
+                         |                                       ⠠⠤⠴⠒⠒⠒⠒⠉⠉⠉⠉⠁
+                         |               ⢀⣀⣀⣀⣀⠤⠤⠤⠤⠖⠒⠂
+                       0 |⣀⣀⡤⠤⠤⠤⠴⠒⠒⠒⠒⠋⠉⠉⠉⠉
+                          10:00                                                        11:00
+        "#]]
+        .assert_eq(&drawn(Ink::Braille, |at| at));
+        expect![[r#"
+                     532 |
+                         |⣠⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣄⣤⡄            ⢠⣤⣠⣤⣤⣤⣤⣠⣤⣤⣤⣤⣄⣤⣤⣤⣤⣤⣠⣤⣤⣤⣤⣤⣤⣤⣤
+                         |⠛⠛⠛⠃⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠙⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠛⠃            ⠘⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠋
+                     480 |
+                          10:00                                                        11:00
+        "#]]
+        .assert_eq(&drawn(Ink::Braille, |at| 500.0 + 2.0 * (at % 7.0)));
         for line in drawn(Ink::Braille, |at| at).lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }
