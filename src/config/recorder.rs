@@ -82,8 +82,8 @@ pub struct RecorderArgs {
     #[command(flatten, next_help_heading = "Recording")]
     pub keep: KeepArgs,
 
-    /// Record the recorder's own figures this often, as the feed _feedtape: memory, queue, messages,
-    /// losses. `feedtape mem --history` draws them. 0 is never. [100ms..1h]
+    /// Record the recorder's own figures this often, as the feed _feedtape: memory, queue,
+    /// messages, losses. `feedtape mem --history` draws them. 0 is never. [100ms..1h]
     #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
     pub self_every: String,
 

@@ -5,9 +5,9 @@
 //!
 //! # How it is judged
 //!
-//! 1. **Bounded**: a [`Series`] keeps at most [`BUCKETS_MAX`] values, each the lowest of some that follow each other:
-//!    what is left when all that was taken for a while is given back. When it is full neighbours
-//!    are merged, so months cost what an hour does.
+//! 1. **Bounded**: a [`Series`] keeps at most [`BUCKETS_MAX`] values, each the lowest of some that
+//!    follow each other: what is left when all that was taken for a while is given back. When it
+//!    is full neighbours are merged, so months cost what an hour does.
 //! 2. **Warm-up**: the second half says what is usual, by its slope and its scatter. From there
 //!    backwards all counts until values leave that path for good; what is before is dropped: a
 //!    start, or a step that a reload made.

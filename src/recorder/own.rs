@@ -278,7 +278,7 @@ mod tests {
         };
         assert_eq!(
             names(&json),
-            "bytes disk_stalled feedtape feeds feeds_live gaps lost_bytes lost_messages memory \
+            "bytes disk_stalled feeds feeds_live feedtape gaps lost_bytes lost_messages memory \
              messages own_dropped pid queue started tape_bytes uptime_ms wire_bytes "
         );
         assert_eq!(names(&json["queue"]), "blocks blocks_max bytes bytes_max ");

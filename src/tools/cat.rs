@@ -34,7 +34,8 @@ const LEFT_OUT_TOLD_MAX: u64 = 100;
 /// feed stay in the order in which they were recorded. Of a single segment the output is its plain
 /// bytes, the same as `zstd -dc` of its file.
 ///
-/// What the recorder recorded of itself (`_feedtape`) is left out, unless a path or --feed names it.
+/// What the recorder recorded of itself (`_feedtape`) is left out, unless a path or --feed names
+/// it.
 #[derive(Debug, clap::Args)]
 pub struct CatArgs {
     /// Recordings (the --out of record), folders of a feed or a day in them, or segment files

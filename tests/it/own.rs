@@ -10,6 +10,7 @@ use super::program::{FEED, Run, eventually, output};
 use super::script::accept;
 use super::server::{Scheme, Server};
 use super::tape::Tape;
+use super::wire::Message;
 
 /// The recorder's own feed.
 const OWN: &str = "_feedtape";
@@ -34,10 +35,11 @@ fn lines_of(run: &Run) -> Vec<Value> {
 
 #[test]
 fn a_clean_recorder_records_itself_and_is_not_accused() {
-    let run = Run::serve(Scheme::Ws, [accept().count_until_close("n")])
+    let sent: Vec<Message> = (0..50_000).map(|n| Message::text(format!("n{n:0100}"))).collect();
+    let run = Run::serve(Scheme::Ws, [accept().messages(&sent).expect_bye()])
         .args("--self-every 100ms")
         .start();
-    run.on_tape("n9");
+    run.on_tape(&format!("n{:0100}", 49_999));
     let begun = Instant::now();
     eventually("some seconds of load", || (begun.elapsed() > LOAD).then_some(()));
     run.signal(Signal::SIGTERM);
@@ -64,8 +66,8 @@ fn a_clean_recorder_records_itself_and_is_not_accused() {
     let out = out.to_str().unwrap();
     let (all, own) =
         (text(&output(&["cat", out])).0, text(&output(&["cat", out, "--feed", OWN])).0);
-    assert!(!all.contains(OWN) && all.contains("n9"));
-    assert!(own.contains("\"uptime_ms\"") && !own.contains("n9"));
+    assert!(!all.contains(OWN) && all.contains("n00"));
+    assert!(own.contains("\"uptime_ms\"") && !own.contains("n00"));
     assert_eq!(own, text(&output(&["cat", &format!("{out}/feed={OWN}")])).0);
     assert!(text(&output(&["info", out])).0.contains(OWN), "what takes room is shown");
     let wrong = output(&["cat", out, "--feed", "x"]);

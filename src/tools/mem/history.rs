@@ -280,7 +280,8 @@ impl History {
         let seconds = (from as f64 / 1e9, to as f64 / 1e9);
         let path = self.out.display().to_string();
         let path = printable(&path);
-        let mut text = format!("{path}: {} lines of {} runs", self.lines, self.runs);
+        let runs = if self.runs == 1 { "run" } else { "runs" };
+        let mut text = format!("{path}: {} lines of {} {runs}", self.lines, self.runs);
         text += &format!("; the last: {}\n", self.run_words());
         let verdicts = self.verdicts();
         for (figure, curve, nature, verdict) in &verdicts {

@@ -136,37 +136,39 @@ mod tests {
             }
         }
         let plotted = plot(series.buckets(), (0.0, 999.0), ink, |value| format!("{value:.0}"));
-        plotted + &time_axis("10:00", "11:00")
+        let all = plotted + &time_axis("10:00", "11:00");
+        // Blanks that a line begins with would be taken for the expectation's indentation.
+        all.lines().map(|line| format!("[{line}\n")).collect()
     }
 
     #[test]
     fn plots() {
         expect![[r#"
-                     999 |                                                      ************
-                         |                                       ****************
-                         |           ****************
-                       0 |************
-                          10:00                                                        11:00
+            [         999 |                                                      ************
+            [             |                                       ****************
+            [             |           ****************
+            [           0 |************
+            [              10:00                                                        11:00
         "#]]
         .assert_eq(&drawn(Ink::Ascii, |at| at));
         expect![[r#"
-                     999 |                                                  ⣀⣀⣀⣀⣠⠤⠤⠤⠤⠖⠒⠒⠒⠚⠉⠉
-                         |                                       ⠠⠤⠴⠒⠒⠒⠒⠉⠉⠉⠉⠁
-                         |               ⢀⣀⣀⣀⣀⠤⠤⠤⠤⠖⠒⠂
-                       0 |⣀⣀⡤⠤⠤⠤⠴⠒⠒⠒⠒⠋⠉⠉⠉⠉
-                          10:00                                                        11:00
+            [         999 |                                                  ⣀⣀⣀⣀⣠⠤⠤⠤⠤⠖⠒⠒⠒⠚⠉⠉
+            [             |                                       ⠠⠤⠴⠒⠒⠒⠒⠉⠉⠉⠉⠁
+            [             |               ⢀⣀⣀⣀⣀⠤⠤⠤⠤⠖⠒⠂
+            [           0 |⣀⣀⡤⠤⠤⠤⠴⠒⠒⠒⠒⠋⠉⠉⠉⠉
+            [              10:00                                                        11:00
         "#]]
         .assert_eq(&drawn(Ink::Braille, |at| at));
         expect![[r#"
-                     532 |
-                         |⣠⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣄⣤⡄            ⢠⣤⣠⣤⣤⣤⣤⣠⣤⣤⣤⣤⣄⣤⣤⣤⣤⣤⣠⣤⣤⣤⣤⣤⣤⣤⣤
-                         |⠛⠛⠛⠃⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠙⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠛⠃            ⠘⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠋
-                     480 |
-                          10:00                                                        11:00
+            [         532 |
+            [             |⣠⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣤⣄⣤⡄            ⢠⣤⣠⣤⣤⣤⣤⣠⣤⣤⣤⣤⣄⣤⣤⣤⣤⣤⣠⣤⣤⣤⣤⣤⣤⣤⣤
+            [             |⠛⠛⠛⠃⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠙⠛⠛⠛⠛⠋⠛⠛⠛⠛⠛⠛⠃            ⠘⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠛⠋
+            [         480 |
+            [              10:00                                                        11:00
         "#]]
         .assert_eq(&drawn(Ink::Braille, |at| 500.0 + 2.0 * (at % 7.0)));
         for line in drawn(Ink::Braille, |at| at).lines() {
-            assert!(line.chars().count() <= 80, "{line}");
+            assert!(line.chars().count() <= 81, "{line}");
         }
     }
 
