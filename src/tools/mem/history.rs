@@ -282,7 +282,7 @@ impl History {
         let path = printable(&path);
         let runs = if self.runs == 1 { "run" } else { "runs" };
         let mut text = format!("{path}: {} lines of {} {runs}", self.lines, self.runs);
-        text += &format!("; the last: {}\n", self.run_words());
+        text += &format!("\nthe last: {}\n", self.run_words());
         let verdicts = self.verdicts();
         for (figure, curve, nature, verdict) in &verdicts {
             let now = nature.show(curve.last);
