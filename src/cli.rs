@@ -144,7 +144,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
         Command::Mem(args) => match args.check() {
-            Ok(process) => mem::run(args, process.as_ref(), &mut io::stdout().lock()),
+            Ok(asked) => mem::run(args, &asked, &mut io::stdout().lock()),
             Err(mistakes) => return usage("mem", &mistakes),
         },
         Command::Simulate(args) => simulate::run(args),

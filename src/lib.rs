@@ -48,6 +48,7 @@
 //! | | | while the disk takes nothing | the order to give up, or the next attempt in 2 s |
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt, the next pruning |
+//! | `own tape` | `recorder/own.rs` | its channel | the next line of the recorder's own figures |
 //! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
@@ -91,6 +92,8 @@
 //!   segments.
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
 //!   by `--keep`, and in which order of steps.
+//! - [`recorder::own`]: the tape on which the recorder records itself; [`memory::verdict`]: what
+//!   its figures over time say, which [`tools::mem::history`] shows.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
 //! - [`tools::check`]: the recorder's feeds, tried without its writer.
 //! - [`tools::venues`]: all that is known of venues, which is data in one file.

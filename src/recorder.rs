@@ -4,7 +4,6 @@
 //! end from the source on: feeds, writer, syncer, sealer; each closes the channel to the next.
 //! Prints nothing: figures are for who started it to show.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +18,6 @@ use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
 use crate::feed::{Command, FeedEnd, FeedPlan, Job};
-use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
 use crate::service;
@@ -33,18 +31,22 @@ mod feeds;
 mod folder;
 mod limits;
 pub mod lock;
+pub mod own;
 mod sealing;
 mod signals;
 mod summary;
+mod tapes;
 mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
+use self::own::{OwnTape, Sources};
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::summary::Summary;
+use self::tapes::{Prepared, prepare_tapes};
 use self::watch::{DiskNews, DiskWatch, StepLog};
 
 /// Feeds that a reload may add, beside as many again as there were at the start.
@@ -87,6 +89,8 @@ pub type Reload<'a> = dyn FnMut() -> Option<Result<RecorderOptions, Vec<String>>
 /// A running recorder.
 pub struct Recorder {
     feeds: Feeds,
+    /// The tape of its own, where it has one.
+    own: Option<OwnTape>,
     views: Views,
     stats: Arc<RecorderStats>,
     writer: JoinHandle<()>,
@@ -130,7 +134,8 @@ impl Recorder {
         raise_descriptor_limit(options.feeds.len() as u64);
         let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
         let stats = Arc::new(RecorderStats::default());
-        let (tapes, starts) = prepare_tapes(&*storage, &options)?;
+        stats.feeds.set(options.feeds.len() as u64);
+        let Prepared { own, tapes, starts } = prepare_tapes(&*storage, &options)?;
         let views = Views::default();
         for tape in &tapes {
             views.push(FeedView { name: tape.name.clone(), stats: tape.stats.clone() });
@@ -138,11 +143,14 @@ impl Recorder {
 
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
+        // The recorder's own comes first: feeds that are added later get the numbers behind all.
+        let first_id = usize::from(own.is_some());
+        let tapes_max = first_id + feeds_max;
         let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, feeds_max, on_finished(queue))
+            syncer::spawn(storage.clone(), options.fsync, tapes_max, on_finished(queue))
                 .context("can't start the syncer")?;
 
-        let plan = PoolPlan::new(options.queue_bytes, tapes.len());
+        let mut plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {
             log::info!(
                 "{} feeds need {} of memory in flight, more than --queue-bytes",
@@ -150,8 +158,12 @@ impl Recorder {
                 format_size(plan.bytes() as u64)
             );
         }
+        if own.is_some() {
+            plan = plan.with_own_tape(tapes.len());
+        }
+        let tapes: Vec<Tape> = own.iter().map(|own| own.tape.clone()).chain(tapes).collect();
         let pool = Arc::new(Pool::new(plan, tapes.len()));
-        let (parcels, received) = channel(plan, tapes.len(), feeds_max);
+        let (parcels, received) = channel(plan, tapes.len(), tapes_max);
         let (give_up, given_up) = bounded(0);
         let writer_options = WriterOptions {
             flush_every: options.flush_every,
@@ -171,6 +183,11 @@ impl Recorder {
         )
         .context("can't start the writer")?;
 
+        let own = own.and_then(|own| {
+            let sources =
+                Sources { views: views.clone(), stats: stats.clone(), pool: pool.clone() };
+            own.start(sources, parcels.clone(), options.rotation)
+        });
         let network = Arc::new(Network::start().context("can't start the resolver")?);
         let shop = Workshop {
             storage,
@@ -180,6 +197,7 @@ impl Recorder {
             stats: stats.clone(),
             rotation: options.rotation,
             events: send_event.clone(),
+            first_id,
             feeds_max,
             work: Job::run,
         };
@@ -187,6 +205,7 @@ impl Recorder {
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {
             feeds,
+            own,
             views,
             stats,
             writer,
@@ -273,6 +292,7 @@ impl Recorder {
         if let Some(line) = self.summary.look(Instant::now(), &self.views.all(), wanted) {
             log::info!("{line}");
         }
+        self.look_at_own_tape();
         self.feeds.restart_failed(Instant::now());
         self.is_to_end(event, reload)
     }
@@ -288,6 +308,7 @@ impl Recorder {
             None => String::new(),
         };
         let wanted = self.feeds.wanted();
+        self.stats.feeds.set(wanted as u64);
         format!("{live} of {wanted} feeds live, {messages} messages recorded{stalled}")
     }
 
@@ -320,6 +341,13 @@ impl Recorder {
                 bail!("the writer is inside one call to the disk for {} s", span.as_secs())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Without it all else goes on.
+    fn look_at_own_tape(&mut self) {
+        if self.own.take_if(|own| own.is_dead()).is_some() {
+            log::error!("the recorder's own tape ends here: its thread failed");
         }
     }
 
@@ -364,6 +392,7 @@ impl Recorder {
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");
                 self.feeds.tell_all(&Command::Rotate);
+                self.own.iter().for_each(OwnTape::rotate);
             }
             Some(Event::Signal(SIGHUP)) => self.reload(reload),
             Some(Event::Signal(signal)) => {
@@ -426,6 +455,10 @@ impl Recorder {
         let mut trouble = Vec::new();
         if self.feeds.running() > 0 {
             trouble.push(format!("{} feeds did not end", self.feeds.running()));
+        }
+        // After the feeds: its last line is to tell all that they did.
+        if self.own.take().is_some_and(|own| !own.end()) {
+            trouble.push("the recorder's own tape did not end".to_string());
         }
         // The writer ends by itself; one that can't write is told to give up near the deadline.
         let Recorder {
@@ -495,30 +528,6 @@ fn wait_for(thread: &JoinHandle<()>, deadline: Instant, events: &Receiver<Event>
         }
     }
     true
-}
-
-fn prepare_tapes(
-    storage: &dyn Storage,
-    options: &RecorderOptions,
-) -> anyhow::Result<(Vec<Tape>, Vec<recovery::Start>)> {
-    let names: HashSet<_> = options.feeds.iter().map(FeedPlan::name).collect();
-    assert_eq!(names.len(), options.feeds.len(), "names were checked to be different");
-    let (mut tapes, mut starts) = (Vec::new(), Vec::new());
-    let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
-    let prepared = recovery::prepare_all(storage, &recorded);
-    for (feed, start) in options.feeds.iter().zip(prepared) {
-        let start = start.map_err(anyhow::Error::msg)?;
-        tapes.push(Tape {
-            name: feed.name().clone(),
-            url: feed.url().to_string(),
-            next_number: start.next_number,
-            next_index: start.next_index,
-            stats: Arc::default(),
-        });
-        starts.push(start);
-    }
-    recovery::finish_others(storage, &recorded);
-    Ok((tapes, starts))
 }
 
 #[cfg(test)]

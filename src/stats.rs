@@ -187,6 +187,8 @@ pub struct RecorderStats {
     pub pruned_segments: Counter,
     /// Their bytes on disk.
     pub pruned_bytes: Counter,
+    /// Feeds that are wanted now.
+    pub feeds: Counter,
     /// 1 while the writer can't write and tries again.
     pub disk_stalled: Counter,
 }

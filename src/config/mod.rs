@@ -120,6 +120,8 @@ pub struct RecorderOptions {
     pub keep: Keep,
     /// The log tells so often how things stand; zero is never.
     pub report_every: Duration,
+    /// How often the recorder records its own figures; `None`: it doesn't.
+    pub self_every: Option<Duration>,
 }
 
 impl RecordArgs {
@@ -409,7 +411,7 @@ fn split_name(text: &str) -> (Option<&str>, &str) {
 
 fn check_name(name: &str, names: &mut HashSet<FeedName>) -> Result<FeedName, String> {
     let name = FeedName::new(name)?;
-    if name.as_str().starts_with('_') {
+    if name.is_own() {
         return Err(format!("'{name}' can't name a feed: a leading _ is for the recorder's own"));
     }
     if !names.insert(name.clone()) {

@@ -86,6 +86,10 @@ pub struct RecorderArgs {
     /// Log a line so often: messages, feeds, gaps, queue, memory. 0 is off. [1s..30d]
     #[arg(long, value_name = "SPAN", default_value = "1h", help_heading = "Recording")]
     pub report_every: String,
+    /// Record the recorder's own figures this often, as the feed _feedtape: memory, queue,
+    /// messages, losses. `feedtape mem --history` draws them. 0 is never. [100ms..1h]
+    #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
+    pub self_every: String,
 
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
@@ -127,6 +131,8 @@ impl RecorderArgs {
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
             report_every: mistakes.span("--report-every", &self.report_every, "1s", "30d", true),
+            self_every: Some(mistakes.span("--self-every", &self.self_every, "100ms", "1h", true))
+                .filter(|every| !every.is_zero()),
         }
     }
 

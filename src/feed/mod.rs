@@ -8,6 +8,8 @@ pub mod budget;
 pub mod connection;
 mod inbox;
 pub mod keys;
+#[cfg(feature = "leak-on-purpose")]
+mod leak;
 pub mod lines;
 pub mod listen;
 pub mod matcher;

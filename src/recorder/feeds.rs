@@ -38,6 +38,8 @@ pub(super) struct Workshop {
     pub(super) stats: Arc<RecorderStats>,
     pub(super) rotation: Rotation,
     pub(super) events: Sender<Event>,
+    /// Number of the first feed for pool and writer: the recorder's own tape may come before it.
+    pub(super) first_id: FeedId,
     /// No more feeds than this: channels and pool were made for so many.
     pub(super) feeds_max: usize,
     /// What their threads do.
@@ -129,9 +131,17 @@ impl Feeds {
     }
 
     fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Lines {
-        let Workshop { pool, parcels, stats, rotation, .. } = &self.shop;
+        let Workshop { pool, parcels, stats, rotation, first_id, .. } = &self.shop;
         let (pool, parcels) = (pool.clone(), parcels.clone());
-        Lines::new(id, pool, parcels, view.stats.clone(), stats.clone(), *rotation, last_ts)
+        Lines::new(
+            first_id + id,
+            pool,
+            parcels,
+            view.stats.clone(),
+            stats.clone(),
+            *rotation,
+            last_ts,
+        )
     }
 
     /// Starts the thread of a wanted feed that has none.

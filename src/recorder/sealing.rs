@@ -35,7 +35,10 @@ pub(super) fn start_sealer(
                 view.stats.sealed_raw_bytes.add(raw_bytes);
                 view.stats.sealed_bytes.add(sealed_bytes);
             }
-            log::info!(
+            // That of the recorder's own tape is no news.
+            let level = if name.feed.is_own() { log::Level::Debug } else { log::Level::Info };
+            log::log!(
+                level,
                 "{}: sealed segment {}: {} to {} in {} ms",
                 name.feed,
                 name.number,

@@ -28,6 +28,7 @@ mod heartbeats;
 mod hostile;
 mod manual;
 mod mem;
+mod own;
 mod poll;
 mod protocol;
 mod proxy;
