@@ -9,6 +9,7 @@ pub mod cat;
 pub mod check;
 pub mod demo;
 pub mod info;
+pub mod plan;
 pub mod prune;
 pub mod recover;
 pub mod simulate;
