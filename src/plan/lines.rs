@@ -9,10 +9,11 @@ use super::{Line, Needs, Rows};
 use crate::block::{Parcel, PoolPlan};
 use crate::feed::socket::READ_AHEAD_BYTES;
 use crate::feed::upgrade::READ_BUFFER_BYTES;
+use crate::recorder::limits::FDS_PER_FEED;
 use crate::recorder::{folder, signals};
 use crate::tape::line::OVERHEAD;
 use crate::writer::segment;
-use crate::{feed, resolver, sealer, syncer, writer};
+use crate::{feed, recovery, resolver, sealer, syncer, writer};
 
 /// What a thread's stack has touched of it: with 256 idle feeds the kernel's figure for all stacks
 /// was 43 KiB each, TLS or not; the handshake or the first header goes deepest.
@@ -21,6 +22,9 @@ const FEED_STACK_TOUCHED: u64 = 44 << 10;
 const THREAD_STACK_TOUCHED: u64 = 12 << 10;
 /// Beside its stack each thread reserves a guard page, and a signal stack with its own.
 const THREAD_EXTRA_RESERVED: u64 = 16 << 10;
+/// What std gives a thread that asks for nothing else. Those that look at the tapes before the
+/// start do not; glibc keeps their stacks for others.
+const STD_STACK_BYTES: usize = 2 << 20;
 /// A CA store of 140 certificates, parsed, with the first connection's tables: growth of the heap
 /// from an idle ws feed to an idle wss feed, less what a further wss feed adds.
 const CA_STORE_BYTES: u64 = 2200 << 10;
@@ -28,8 +32,9 @@ const CA_STORE_BYTES: u64 = 2200 << 10;
 /// wss feed from 1 to 256, less that of a ws feed.
 const TLS_CONNECTION_BYTES: u64 = 42 << 10;
 /// A feed's own state beside its buffers: options, session, counters, the last events, names of
-/// its segment; growth of the heap per ws feed from 1 to 256, less the buffers below.
-const FEED_STATE_BYTES: u64 = 4 << 10;
+/// its segment; growth of the heap per connected ws feed from 1 to 256 (43 KiB), less the buffers
+/// below.
+const FEED_STATE_BYTES: u64 = 12 << 10;
 /// A key that is watched: its text and its place in a table.
 const KEY_BYTES: u64 = 160;
 /// A poll's decoder for gzip, its agent and its headers.
@@ -45,6 +50,8 @@ const ALLOCATOR_TOP_BYTES: u64 = 256 << 10;
 const KERNEL_THREAD_BYTES: u64 = 24 << 10;
 /// A socket, an open file or another descriptor in the kernel, with its inode and its entry.
 const KERNEL_DESCRIPTOR_BYTES: u64 = 2 << 10;
+/// Descriptors beside those of feeds: ten were open with one feed, two of them its own.
+const DESCRIPTORS_OF_THE_REST: u64 = 16;
 /// Page tables before a page is mapped, and of each thread's stacks.
 const PAGE_TABLES_BASE: u64 = 96 << 10;
 
@@ -90,7 +97,8 @@ pub(super) fn of_process(needs: &Needs, host: &Host) -> (Vec<Line>, u64) {
     let held = |bytes: u64| bytes / ALLOCATOR_PART + ALLOCATOR_TOP_BYTES;
     let sum = heap.sum();
     let overhead = Rows { idle: held(sum.idle), full: held(sum.full), large: held(sum.full) };
-    heap.push_rows("kept free by the allocator", 1, overhead.large, overhead, overhead.large);
+    // It reserves ahead of what it touches.
+    heap.push_rows("kept free by the allocator", 1, overhead.large, overhead, 2 * overhead.large);
     push_large(&mut heap, needs);
     lines.0.extend(heap.0);
     (lines.0, threads)
@@ -103,6 +111,8 @@ fn push_threads(lines: &mut Lines, needs: &Needs) -> u64 {
         count
     };
     let sealers = usize::from(needs.has_sealer);
+    let recovery = needs.feeds().min(recovery::THREADS_MAX);
+    push("threads at the start", recovery, STD_STACK_BYTES, THREAD_STACK_TOUCHED);
     let others = [
         ("thread: writer", 1, writer::STACK_BYTES),
         ("thread: syncer", 1, syncer::STACK_BYTES),
@@ -157,29 +167,25 @@ fn push_pool(lines: &mut Lines, needs: &Needs) {
 fn push_large(lines: &mut Lines, needs: &Needs) {
     let message = needs.message_bytes_max as u64;
     let line = 2 * message + OVERHEAD as u64;
-    let mut push = |what, bytes| {
+    let mut push = |what, bytes, reserved| {
         let rss = Rows { large: bytes, ..Rows::default() };
-        lines.push_rows(what, 1, bytes, rss, bytes);
+        lines.push_rows(what, 1, bytes, rss, reserved);
     };
-    push("large message: as received", message);
-    push("large message: put together", message);
-    push("large message: as a line", line);
+    push("large message: as received", message, message);
+    // It grows by doubling; what is not used of it is not touched.
+    push("large message: put together", message, 2 * message);
+    push("large message: as a line", line, line);
 }
 
 /// What the kernel takes for the process.
 pub(super) fn of_kernel(needs: &Needs, host: &Host, threads: u64, rss: Rows) -> Vec<Line> {
     let mut lines = Lines::default();
-    lines.push_rows(
-        "stacks of threads",
-        threads,
-        KERNEL_THREAD_BYTES,
-        { always(threads * KERNEL_THREAD_BYTES) },
-        0,
-    );
+    let stacks = always(threads * KERNEL_THREAD_BYTES);
+    lines.push_rows("stacks of threads", threads, KERNEL_THREAD_BYTES, stacks, 0);
     let tables = |bytes: u64| PAGE_TABLES_BASE + threads * 1024 + bytes / 512;
-    let each = Rows { idle: tables(rss.idle), full: tables(rss.full), large: tables(rss.large) };
-    lines.push_rows("page tables", 1, each.large, each, 0);
-    let descriptors = 16 + 3 * needs.feeds() as u64;
+    let rss = Rows { idle: tables(rss.idle), full: tables(rss.full), large: tables(rss.large) };
+    lines.push_rows("page tables", 1, rss.large, rss, 0);
+    let descriptors = DESCRIPTORS_OF_THE_REST + FDS_PER_FEED * needs.feeds() as u64;
     let each = KERNEL_DESCRIPTOR_BYTES;
     lines.push_rows("sockets and files", descriptors, each, always(descriptors * each), 0);
     let (feeds, each) = (needs.feeds() as u64, host.tcp_receive_bytes);
