@@ -7,13 +7,18 @@
 use super::host::Host;
 use super::{Line, Needs, Rows};
 use crate::block::{Parcel, PoolPlan};
+use crate::feed;
 use crate::feed::socket::READ_AHEAD_BYTES;
 use crate::feed::upgrade::READ_BUFFER_BYTES;
 use crate::recorder::limits::FDS_PER_FEED;
 use crate::recorder::{folder, signals};
+use crate::recovery;
+use crate::resolver;
+use crate::sealer;
+use crate::syncer;
 use crate::tape::line::OVERHEAD;
+use crate::writer;
 use crate::writer::segment;
-use crate::{feed, recovery, resolver, sealer, syncer, writer};
 
 /// What a thread's stack has touched of it: with 256 idle feeds the kernel's figure for all stacks
 /// was 43 KiB each, TLS or not; the handshake or the first header goes deepest.

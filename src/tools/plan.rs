@@ -144,7 +144,7 @@ fn table(
 ) -> String {
     let budget = &plan.budget;
     let mut text = format!(
-        "{} ({} WebSocket, {} polled, {} with TLS), pool {}, --max-message {}\n\n",
+        "{} ({} WebSocket, {} polled, {} TLS), pool {}, --max-message {}\n\n",
         needs.feeds_in_words(),
         plan.websocket,
         plan.polled,

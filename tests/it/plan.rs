@@ -167,7 +167,7 @@ fn the_table_fits_a_terminal() {
         assert!(line.len() <= 80 || is_of_this_place, "{} columns: {line}", line.len());
         assert_eq!(line, line.trim_end());
     }
-    assert!(printed.starts_with("301 feeds (300 WebSocket, 1 polled, 301 with TLS)"), "{printed}");
+    assert!(printed.starts_with("301 feeds (300 WebSocket, 1 polled, 301 TLS)"), "{printed}");
     for part in ["threads: feeds                   301", "poll: buffers", "1000/1s of 300B"] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
