@@ -202,10 +202,10 @@ fn sentences(text: &mut String, plan: &Plan, load: &Load) {
     *text += &format!(
         "idle       {:>10}  all are connected, nothing flows\n\
          full       {:>10}  the disk takes nothing, the pool is full\n\
-         large      {:>10}  and one message of {message} is on its way, in its costliest form\n\
+         large      {:>10}  and one message of {message}, in its costliest form\n\
          VSZ        {:>10}  {} threads, {} descriptors at most\n\
-         MemoryMax= {:>10}  for systemd; docker run -m {advised}m: all of it, the kernel's part,\n\
-         {:23}an eighth, and page cache to work with\n",
+         MemoryMax= {:>10}  for systemd (docker run -m {advised}m): large, the kernel's\n\
+         {:23}part, an eighth more, and page cache to work with\n",
         format_size(budget.rss.idle),
         format_size(budget.rss.full),
         format_size(budget.rss.large),
@@ -220,7 +220,7 @@ fn sentences(text: &mut String, plan: &Plan, load: &Load) {
         _ => format!(", polls of {}", format_size(load.body_bytes)),
     };
     *text += &format!(
-        "disk       {:>10}  a day as it comes: {} of {} for each feed{polls}\n",
+        "disk       {:>10}  a day as it comes: {} of {} each{polls}\n",
         format_size(disk.raw_bytes),
         load.rate,
         format_size(load.message_bytes),
