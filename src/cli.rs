@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::config::RecordArgs;
+use crate::config::{RecordArgs, RecorderOptions};
 use crate::logging;
+use crate::plan::fit::{self, Confines};
+use crate::plan::host::Host;
+use crate::plan::{Budget, Needs};
 use crate::printable::printable;
 use crate::recorder::{self, Recorder};
 use crate::report::closing_report;
@@ -21,6 +24,7 @@ use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::manual::{self, CompletionsArgs, ManArgs};
 use crate::tools::mem::{self, MemArgs};
+use crate::tools::plan::{self as plan_tool, PlanArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
@@ -54,6 +58,9 @@ enum Command {
     /// Check feeds and options without recording: all mistakes, or a line for each feed.
     #[command(args_override_self = true)]
     Check(Box<CheckArgs>),
+    /// Show what a recording will need: memory line by line, threads, descriptors, disk.
+    #[command(args_override_self = true)]
+    Plan(Box<PlanArgs>),
     /// List the venues that `feedtape new` writes feeds files for.
     Venues,
     /// Write a feeds file for a venue to standard output, with comments.
@@ -89,6 +96,7 @@ impl Command {
             // What it prints says what came of each feed.
             Command::Check(_) => -2,
             Command::Record(_)
+            | Command::Plan(_)
             | Command::Venues
             | Command::New(_)
             | Command::Cat(_)
@@ -122,7 +130,7 @@ pub fn main() -> ExitCode {
     let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
     logging::start(typed + cli.command.verbosity());
     let result = match &cli.command {
-        Command::Record(args) => match args.check() {
+        Command::Record(args) => match args.check().and_then(confine) {
             Ok(options) => record(options, args),
             Err(mistakes) => return usage("record", &mistakes),
         },
@@ -133,6 +141,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => match args.check() {
             Ok(options) => check::run(args, options, &mut io::stdout().lock()),
             Err(mistakes) => return usage("check", &mistakes),
+        },
+        Command::Plan(args) => match args.check().and_then(settle) {
+            Ok(Settled { options, budget, host }) => {
+                plan_tool::run(args, &options, budget, &host, &mut io::stdout().lock())
+            }
+            Err(mistakes) => return usage("plan", &mistakes),
         },
         Command::Venues => venues::list(&mut io::stdout().lock()),
         Command::New(args) => match args.text() {
@@ -170,6 +184,7 @@ fn parse() -> Result<Cli, clap::Error> {
     match (&mut cli.command, matches.subcommand()) {
         (Command::Record(args), Some((_, matches))) => args.note_typed(matches),
         (Command::Check(args), Some((_, matches))) => args.record.note_typed(matches),
+        (Command::Plan(args), Some((_, matches))) => args.record.note_typed(matches),
         _ => {}
     }
     Ok(cli)
@@ -183,7 +198,31 @@ fn usage(command: &str, mistakes: &[String]) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
+/// Options with their plan.
+struct Settled {
+    options: RecorderOptions,
+    budget: Budget,
+    host: Host,
+}
+
+fn settle(mut options: RecorderOptions) -> Result<Settled, Vec<String>> {
+    let host = Host::measure();
+    let budget = fit::settle(&mut options, &host).map_err(|mistake| vec![mistake])?;
+    Ok(Settled { options, budget, host })
+}
+
+/// Says what is planned; refuses what would not fit into the cgroup.
+fn confine(options: RecorderOptions) -> Result<RecorderOptions, Vec<String>> {
+    let Settled { options, budget, host } = settle(options)?;
+    let needs = Needs::of(&options);
+    log::info!("{}", budget.in_short(&needs));
+    if let Some(confines) = Confines::own() {
+        confines.check(&budget, &needs, &host).map_err(|mistake| vec![mistake])?;
+    }
+    Ok(options)
+}
+
+fn record(options: RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
         log::info!("{}: {}", feed.name(), feed.url());
     }

@@ -68,7 +68,7 @@
 //! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
 //! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
-//! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
+//! | process | [`config`], [`service`], [`logging`], [`report`], [`plan`], [`recorder`] | options, systemd, talk, the plan of memory, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
 //!
 //! # Which file owns what
@@ -95,6 +95,8 @@
 //! - [`recorder::own`]: the tape on which the recorder records itself; [`memory::verdict`]: what
 //!   its figures over time say, which [`tools::mem::history`] shows.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
+//! - [`plan`]: what a recording will need, line by line, from its options alone; whoever adds a
+//!   buffer adds it there.
 //! - [`tools::check`]: the recorder's feeds, tried without its writer.
 //! - [`tools::venues`]: all that is known of venues, which is data in one file.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.
@@ -125,6 +127,7 @@ pub mod config;
 pub mod feed;
 pub mod logging;
 pub mod memory;
+pub mod plan;
 pub mod printable;
 pub mod recorder;
 pub mod recovery;

@@ -28,12 +28,12 @@ use crate::units::format_size;
 use crate::writer::{self, WriterOptions};
 
 mod feeds;
-mod folder;
-mod limits;
+pub(crate) mod folder;
+pub(crate) mod limits;
 pub mod lock;
 pub mod own;
 mod sealing;
-mod signals;
+pub(crate) mod signals;
 mod summary;
 mod tapes;
 mod watch;
@@ -119,10 +119,7 @@ impl Recorder {
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
-        let feeds_max = match options.can_reload {
-            true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
-            false => options.feeds.len(),
-        };
+        let feeds_max = feeds_max(&options);
         let (send_event, events) = bounded(feeds_max + 16);
         let signals = SignalThread::start(send_event.clone())?;
         let lock = FolderLock::take(&options.out)?;
@@ -430,6 +427,10 @@ impl Recorder {
         self.network.connectors.forget();
         let changes = self.feeds.change(plans.clone())?;
         self.options.feeds = Vec::new();
+        if options.memory.is_some() {
+            // Settled at the start: the pool is not made anew.
+            options.queue_bytes = self.options.queue_bytes;
+        }
         if self.options != options {
             log::warn!(
                 "options of the recorder itself have changed too: they count from the next start"
@@ -514,6 +515,14 @@ impl Recorder {
             bail!("not ended in order: {}", trouble.join("; "));
         }
         Ok(Ended { lost: views.all().iter().any(|view| view.stats.gaps.is_our_loss()) })
+    }
+}
+
+/// So many feeds there may be, with those that reloads add.
+pub(crate) fn feeds_max(options: &RecorderOptions) -> usize {
+    match options.can_reload {
+        true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
+        false => options.feeds.len(),
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
 pub use self::poll::PollArgs;
 use self::recorder::Common;
-pub use self::recorder::RecorderArgs;
+pub use self::recorder::{QUEUE_BYTES, RecorderArgs};
 use self::typed::{Known, Options};
 use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
@@ -110,8 +110,10 @@ pub struct RecorderOptions {
     pub flush_every: Duration,
     /// When they are on the disk.
     pub fsync: FsyncPolicy,
-    /// Memory for what is in flight.
+    /// Memory for what is in flight; with `memory` it is settled by the plan.
     pub queue_bytes: usize,
+    /// Memory for all, which then decides on `queue_bytes`.
+    pub memory: Option<u64>,
     /// Time to end in order.
     pub stop_timeout: Duration,
     /// Nothing is written while less is free.
@@ -136,6 +138,19 @@ impl RecordArgs {
     /// Reads the file again; `None` where there is none.
     pub fn reload(&self) -> Option<Result<RecorderOptions, Vec<String>>> {
         self.sources.config.is_some().then(|| self.check())
+    }
+
+    /// As [`RecordArgs::check`], for commands that record nothing: where to is not asked of those
+    /// who only try a URL.
+    ///
+    /// # Errors
+    /// All mistakes, a sentence each.
+    pub fn check_without_out(&self) -> Result<RecorderOptions, Vec<String>> {
+        let mut record = self.clone();
+        if record.sources.config.is_none() {
+            record.recorder.out.get_or_insert_default();
+        }
+        record.check()
     }
 
     /// Reads the file, if there is one, and checks everything.

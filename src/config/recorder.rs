@@ -14,6 +14,10 @@ use crate::sealer::Compression;
 use crate::syncer::FsyncPolicy;
 use crate::tape::event::StampClock;
 
+/// Smallest and largest `--queue-bytes`.
+pub const QUEUE_BYTES: [&str; 2] = ["256KiB", "1GiB"];
+const QUEUE_BYTES_DEFAULT: &str = "4MiB";
+
 /// What was typed, or written at the top of a file.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RecorderArgs {
@@ -58,8 +62,14 @@ pub struct RecorderArgs {
     pub fsync: String,
 
     /// Memory for messages on their way to the disk, over all feeds. [256KiB..1GiB]
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Recording")]
-    pub queue_bytes: String,
+    /// [default: 4MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Recording")]
+    pub queue_bytes: Option<String>,
+
+    /// Memory for the whole recorder, at the worst: what the plan leaves of it is used in the place
+    /// of --queue-bytes. `feedtape plan` shows the sum. [1MiB..64GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Recording")]
+    pub memory: Option<String>,
 
     /// When that memory is full: `block` waits (the venue is held back by TCP), `drop` drops and
     /// counts the newest messages (large ones wait up to a second for each other).
@@ -125,8 +135,11 @@ impl RecorderArgs {
             compression: self.check_compression(mistakes),
             flush_every: mistakes.span("--flush-every", &self.flush_every, "1ms", "10s", false),
             fsync: self.check_fsync(mistakes),
-            queue_bytes: mistakes.size("--queue-bytes", &self.queue_bytes, "256KiB", "1GiB")
-                as usize,
+            queue_bytes: self.check_queue_bytes(mistakes),
+            memory: self
+                .memory
+                .as_ref()
+                .map(|text| mistakes.size("--memory", text, "1MiB", "64GiB")),
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
@@ -155,6 +168,16 @@ impl RecorderArgs {
                 .map(|text| mistakes.number("--max-messages", text, 1, u64::MAX)),
             connectors,
         }
+    }
+
+    fn check_queue_bytes(&self, mistakes: &mut Mistakes) -> usize {
+        let [min, max] = QUEUE_BYTES;
+        let text = self.queue_bytes.as_deref();
+        if text.is_some() && self.memory.is_some() {
+            let what = "decides on the size of --queue-bytes, which is given too; give one of them";
+            mistakes.about("--memory", what);
+        }
+        mistakes.size("--queue-bytes", text.unwrap_or(QUEUE_BYTES_DEFAULT), min, max) as usize
     }
 
     fn check_rotation(&self, mistakes: &mut Mistakes) -> Rotation {

@@ -20,7 +20,7 @@ use crate::tape::event::StampClock;
 
 /// OpenSSL reads each record's 5-byte head and body by themselves. With this buffer below it one
 /// recvmsg brings several records; without it TLS costs about twice the system calls.
-const READ_AHEAD_BYTES: usize = 16 << 10;
+pub(crate) const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// After so many reads in a row the socket says "would block" once, though it would not. A server
 /// that sends frames of no message without an end (continuations, say) else keeps a feed in one

@@ -3,8 +3,9 @@
 //! Owns raising the one and lowering the other, once, at the start.
 
 /// Descriptors of a feed: socket, wake-up, open segment; and of the rest.
-const FDS_PER_FEED: u64 = 3;
-const FDS_BASE: u64 = 64;
+pub(crate) const FDS_PER_FEED: u64 = 3;
+/// See [`FDS_PER_FEED`].
+pub(crate) const FDS_BASE: u64 = 64;
 
 /// Allows as many descriptors as the hard limit does; warns where that may be too few.
 pub(super) fn raise_descriptor_limit(feeds: u64) {

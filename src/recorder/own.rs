@@ -27,7 +27,7 @@ use crate::tape::line::Encoding;
 /// What the header of its segments says in the place of an address.
 pub(super) const URL: &str = "feedtape:own";
 /// Reading /proc and formatting a kilobyte of JSON; nothing recurses.
-const STACK_BYTES: usize = 128 << 10;
+pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// At the end the last line waits so long for room.
 const END_WAIT: Duration = Duration::from_millis(100);
 /// And the main thread so long for the thread.

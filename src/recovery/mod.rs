@@ -29,7 +29,7 @@ use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 /// So many segments without a message are gone back through, from the newest one.
 const SEGMENTS_LOOKED_AT_MAX: usize = 64;
 /// Feeds looked at at once; each needs about a MiB of buffers.
-const THREADS_MAX: usize = 4;
+pub const THREADS_MAX: usize = 4;
 /// So many damaged files of one name are kept beside each other.
 const ASIDE_MAX: u32 = 100;
 

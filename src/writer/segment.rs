@@ -17,7 +17,7 @@ use crate::tape::name::{Form, SegmentName};
 use crate::tape::{EVENT_LINE_BYTES_MAX, MARK_BYTES};
 
 /// Blocks of this size and more go to the file as they are; smaller ones gather here.
-const BUFFER_BYTES: usize = 8 << 10;
+pub const BUFFER_BYTES: usize = 8 << 10;
 /// The longest mark or end: stamp, keys, two 20-digit numbers, checksum.
 const MARK_LINE_BYTES_MAX: usize = 160;
 /// Pieces in which a failed segment is read back.

@@ -29,6 +29,7 @@ mod hostile;
 mod manual;
 mod mem;
 mod own;
+mod plan;
 mod poll;
 mod protocol;
 mod proxy;

@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 5] = [
     &["units", "backoff", "clock", "printable"],
     &["tape", "block", "stats", "memory", "storage"],
     &["feed", "writer", "sealer", "syncer", "resolver", "recovery", "admin"],
-    &["config", "service", "logging", "recorder", "report"],
+    &["config", "service", "logging", "recorder", "report", "plan"],
     &["cli", "tools"],
 ];
 /// A file is one noun; longer than this it is two.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::budget::{Permit, Weights};
 use self::client::{Answer, Client, Content, is_throttling, refusal};
 use self::schedule::{Action, Input, Now, Schedule, Timing};
-use self::wire::Link;
+use self::wire::{INPUT_BYTES, Link, OUTPUT_BYTES};
 use super::inbox::Inbox;
 use super::lines::{EventStamp, Full, Lines};
 use super::listen::{Ear, Trigger};
@@ -46,6 +46,8 @@ pub const KEPT_HEADERS: [&str; 5] =
     ["content-type", "date", "etag", "last-modified", "retry-after"];
 /// More headers than this are not kept: an event's line has a limit.
 pub const KEPT_HEADERS_MAX: usize = 16;
+/// Buffers of one connection, in bytes.
+pub const CONNECTION_BYTES: usize = INPUT_BYTES + OUTPUT_BYTES;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
