@@ -166,7 +166,7 @@ fn usage(command: &str, mistakes: &[String]) -> ExitCode {
 
 fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
-        log::info!("{}: {}", feed.name(), feed.url());
+        log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
     }
     let recorder = Recorder::start(options)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());

@@ -280,7 +280,8 @@ impl Syncer {
         if !finished.refused {
             let path = finished.name.path(Form::Open);
             let why = storage::explain(&*self.storage, error);
-            log::error!("can't give '{}' its final name: {why}; tried again", path.display());
+            let feed = finished.name.feed.as_str();
+            log::error!(feed; "can't give '{}' its final name: {why}; tried again", path.display());
         }
         if self.unnamed.len() < UNNAMED_MAX {
             self.unnamed.push(Finished { refused: true, ..finished });
@@ -338,6 +339,7 @@ impl Syncer {
                 // What was not synced may be gone from the cache too: it is not tried again.
                 let path = open.segment.name.path(Form::Open);
                 log::error!(
+                    feed = open.segment.name.feed.as_str();
                     "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
                      it",
                     path.display(),
@@ -401,7 +403,8 @@ impl Syncer {
         let folder = Path::new(&folder);
         let result = self.replace_next(folder, next.number, next.index);
         if let Err(error) = result {
-            log::warn!("can't write '{}/.next': {error}", folder.display());
+            let feed = next.feed.as_str();
+            log::warn!(feed; "can't write '{}/.next': {error}", folder.display());
         } else {
             self.folder_is_dirty(feed, folder.to_path_buf());
         }

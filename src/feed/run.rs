@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Connection, Incoming};
+use super::current;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
@@ -412,6 +413,7 @@ impl FeedLoop {
         }
         self.conn += 1;
         self.stats.last_conn.set(self.conn);
+        current::set_conn(self.conn);
         self.figures = Figures { since: now, messages: 0, bytes: 0 };
         let url = self.options.target.url.to_string();
         let at = clock::wall_now();

@@ -299,10 +299,11 @@ impl Feeds {
         self.shop.pool.add_feed();
         if self.shop.parcels.send(Parcel::Tape(Box::new(tape))).is_err() {
             // The recorder ends with an error because of it.
-            log::error!("{}: the writer has ended: the feed can't be recorded", view.name);
+            let feed = view.name.as_str();
+            log::error!(feed; "{}: the writer has ended: the feed can't be recorded", view.name);
         }
         self.views.push(view.clone());
-        log::info!("{}: {}", view.name, plan.url());
+        log::info!(feed = view.name.as_str(); "{}: {}", view.name, plan.url());
         self.add_slot(plan, view, start);
         self.run_or_retry(self.slots.len() - 1);
     }
@@ -311,7 +312,8 @@ impl Feeds {
         if let Err(error) = self.run(id) {
             let slot = &mut self.slots[id];
             let wait = slot.restarts.next_wait(Duration::ZERO);
-            log::error!("{error:#}; tried again in {} s", wait.as_secs());
+            let feed = slot.view.name.as_str();
+            log::error!(feed; "{error:#}; tried again in {} s", wait.as_secs());
             let hole = match slot.state {
                 State::Failed { hole, .. } => hole,
                 State::Running { .. } | State::Ended { .. } => GapReason::Restart,
@@ -339,7 +341,9 @@ impl Feeds {
                     slot.restarts.reset();
                 }
                 let wait = slot.restarts.next_wait(Duration::ZERO);
-                log::error!("{name}: its thread failed; started again in {} ms", wait.as_millis());
+                let ms = wait.as_millis();
+                let feed = name.as_str();
+                log::error!(feed; "{name}: its thread failed; started again in {ms} ms");
                 slot.view.stats.live.set(0);
                 slot.state =
                     State::Failed { restart_at: Instant::now() + wait, hole: GapReason::Panic };
@@ -347,7 +351,8 @@ impl Feeds {
             }
         }
         if end == FeedEnd::Refused {
-            log::error!("{name}: ended: the venue refused it; change its options and reload");
+            let feed = name.as_str();
+            log::error!(feed; "{name}: ended: the venue refused it; change its options and reload");
         }
         let is_other = slot.wanted.as_ref().is_some_and(|wanted| *wanted != *plan);
         if is_other || (end == FeedEnd::Stopped && slot.wanted.is_some()) {

@@ -36,6 +36,7 @@ pub(super) fn start_sealer(
                 view.stats.sealed_bytes.add(sealed_bytes);
             }
             log::info!(
+                feed = name.feed.as_str();
                 "{}: sealed segment {}: {} to {} in {} ms",
                 name.feed,
                 name.number,
@@ -46,7 +47,11 @@ pub(super) fn start_sealer(
         }
         SealEvent::Failed { name, error } => {
             stats.seal_failures.add(1);
-            log::error!("{}: can't seal segment {}: {error}", name.feed, name.number);
+            let number = name.number;
+            log::error!(
+                feed = name.feed.as_str();
+                "{}: can't seal segment {number}: {error}", name.feed
+            );
         }
         SealEvent::Unlisted { folder, error } => {
             log::error!("can't list '{}' for segments to seal: {error}", folder.display());
@@ -55,7 +60,11 @@ pub(super) fn start_sealer(
             stats.pruned_segments.add(1);
             stats.pruned_bytes.add(bytes);
             let size = format_size(bytes);
-            log::info!("{}: deleted segment {}, {size}: {reason}", name.feed, name.number);
+            let number = name.number;
+            log::info!(
+                feed = name.feed.as_str();
+                "{}: deleted segment {number}, {size}: {reason}", name.feed
+            );
         }
         SealEvent::PruneFailed { path, error } => {
             log::error!("can't delete old segments: '{}': {error}", path.display());

@@ -296,7 +296,8 @@ impl Writer {
             let name = SegmentName::new(&tape.name, tape.next_number, chunk.first_ts);
             match Segment::create(&*self.storage, name, tape.next_index, now) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    log::warn!("{}: segment {} is there already", tape.name, tape.next_number);
+                    let (feed, number) = (tape.name.as_str(), tape.next_number);
+                    log::warn!(feed; "{feed}: segment {number} is there already");
                     tape.next_number += 1;
                 }
                 other => break other?,

@@ -28,6 +28,7 @@ impl Writer {
         let errno = error.raw_os_error();
         if self.stall.is_none_or(|stall| stall.errno != errno) {
             log::error!(
+                feed = name.as_str();
                 "{name}: can't write to the tape: {}; tried again every {} s",
                 storage::explain(&*self.storage, error),
                 self.options.retry_every.as_secs()
@@ -46,7 +47,8 @@ impl Writer {
         let Abandoned { mut carry, next_index, end, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
-            log::error!("{name}: {lines_lost} line could not be read back and is lost");
+            let feed = name.as_str();
+            log::error!(feed; "{name}: {lines_lost} line could not be read back and is lost");
             let gap = Event::Gap {
                 reason: GapReason::Disk,
                 messages: Some(lines_lost),
@@ -180,7 +182,8 @@ impl Writer {
         for (tape, (messages, bytes)) in self.tapes.iter().zip(&self.lost) {
             if *messages > 0 {
                 tape.stats.gaps.count(GapReason::Disk, *messages, *bytes);
-                log::error!("{}: {messages} messages are lost: the disk takes nothing", tape.name);
+                let feed = tape.name.as_str();
+                log::error!(feed; "{feed}: {messages} messages are lost: the disk takes nothing");
             }
         }
     }
