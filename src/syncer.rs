@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, Pulse};
 use crate::storage::{self, Storage};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::units::format_size;
@@ -73,7 +73,7 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, for up to so many feeds. It ends when the writer drops its sender,
+/// Starts the syncer, for up to so many feeds; `pulse` gets its signs of life. It ends when the writer drops its sender,
 /// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
 ///
 /// # Errors
@@ -82,6 +82,7 @@ pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     feeds_max: usize,
+    pulse: Arc<Pulse>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
@@ -90,7 +91,7 @@ pub fn spawn(
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
-        .spawn(move || syncer.run(&items))?;
+        .spawn(move || syncer.run(&items, &pulse))?;
     Ok((sender, thread))
 }
 
@@ -158,14 +159,18 @@ impl Syncer {
         }
     }
 
-    fn run(mut self, items: &Receiver<SyncItem>) {
+    fn run(mut self, items: &Receiver<SyncItem>, pulse: &Arc<Pulse>) {
+        storage::call::show_in(pulse.clone());
         let every = match self.policy {
             FsyncPolicy::Every(every) => every,
             FsyncPolicy::Segment | FsyncPolicy::Never => LOOK_EVERY,
         };
         let mut due: Mono = mono_now().after(every);
         loop {
-            match items.recv_timeout(due.since(mono_now())) {
+            pulse.waits_until(Some(due.max(mono_now())));
+            let item = items.recv_timeout(due.since(mono_now()));
+            pulse.works();
+            match item {
                 Ok(item) => self.handle(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -181,6 +186,7 @@ impl Syncer {
             }
         }
         self.end();
+        pulse.waits_until(None);
     }
 
     /// The last sync, and the numbers with which the next run goes on.
