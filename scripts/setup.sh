@@ -28,13 +28,8 @@ need_packages() {
     say "missing: $missing"
     if ! command -v apt-get >/dev/null; then
         fail "install what is missing, then run this again: $(install_command)"
-    elif [ "$(id -u)" = 0 ]; then
-        apt_install env
-    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-        apt_install sudo -n env
-    else
-        fail "install what is missing, then run this again: sudo $(install_command)"
     fi
+    apt_install_as_root
     missing=$(missing_tools)
     [ -z "$missing" ] || fail "still missing after the installation: $missing"
 }
@@ -66,6 +61,19 @@ install_command() {
         echo "apk add gcc musl-dev pkgconf openssl-dev"
     else
         echo "gcc, pkg-config and the development files of OpenSSL, by your system's packages"
+    fi
+}
+
+# Installs apt_packages, or says how to.
+apt_install_as_root() {
+    if ! command -v apt-get >/dev/null; then
+        fail "install what is missing, then run this again: ${apt_packages[*]}"
+    elif [ "$(id -u)" = 0 ]; then
+        apt_install env
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        apt_install sudo -n env
+    else
+        fail "install what is missing, then run this again: sudo $(install_command)"
     fi
 }
 
