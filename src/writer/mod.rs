@@ -429,7 +429,11 @@ impl Writer {
     }
 
     fn tell_syncer(&self, item: SyncItem) {
-        if self.syncer.send(item).is_err() {
+        // Where the syncer lags far behind, this waits for the disk as well.
+        self.stats.writer.call_begins();
+        let sent = self.syncer.send(item);
+        self.stats.writer.call_ends();
+        if sent.is_err() {
             // The recorder ends with an error because of it.
             log::error!("the syncer has ended: a segment is not finished");
         }

@@ -28,7 +28,7 @@ impl Systemd {
         loop {
             let mut buf = [0; 4096];
             let bytes = self.0.recv(&mut buf).unwrap_or_else(|e| panic!("{line}: {e}: {told:?}"));
-            told.push(String::from_utf8(buf[..bytes].to_vec()).unwrap());
+            told.push(String::from_utf8(buf[..bytes].to_vec()).unwrap().trim_end().to_string());
             if told.last().unwrap().lines().any(|told| told == line) {
                 return told;
             }
@@ -128,7 +128,7 @@ fn options() -> Vec<String> {
     let help = String::from_utf8(output.stdout).unwrap();
     let names = help.lines().filter_map(|line| line.trim_start().split_once("--"));
     let names = names.filter(|(before, _)| before.is_empty() || before.ends_with(", "));
-    let name = |text: &str| text.split([' ', '\n']).next().unwrap().to_string();
+    let name = |text: &str| text.split([' ', '.', '\n']).next().unwrap().to_string();
     let others = ["config", "verbose", "quiet", "help", "version"];
     names.map(|(_, rest)| name(rest)).filter(|name| !others.contains(&name.as_str())).collect()
 }
