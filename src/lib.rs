@@ -82,7 +82,7 @@
 //! - [`feed::poll`]: feeds that are polled by HTTP. `schedule` decides when, as a pure machine,
 //!   `client` speaks to the server, `budget` is what all polls of a host share; [`feed::listen`] is
 //!   how they hear of another feed's connections and gaps.
-//! - [`feed::current`]: which feed a thread works for, so that [`logging`] can say so in the journal.
+//! - [`feed::current`]: which feed a thread works for, so that [`logging`] can tell the journal.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which

@@ -74,8 +74,8 @@ impl Words {
     }
 }
 
-/// A thread's signs of life. It says by when it will be heard of again, and when it is inside a call
-/// to the disk, which may take longer than anybody knows.
+/// A thread's signs of life. It says by when it will be heard of again, and when it is inside a
+/// call to the disk, which may take longer than anybody knows.
 #[derive(Debug)]
 pub struct Pulse {
     /// How long it works at most between two signs of life, in nanoseconds.

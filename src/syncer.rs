@@ -73,8 +73,9 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, for up to so many feeds; `pulse` gets its signs of life. It ends when the writer drops its sender,
-/// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
+/// Starts the syncer, for up to so many feeds; `pulse` gets its signs of life. It ends when the
+/// writer drops its sender, after the last segment; then it drops `on_finished`, and with it the
+/// way to the sealer.
 ///
 /// # Errors
 /// No thread to be had.

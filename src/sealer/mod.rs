@@ -45,8 +45,8 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(60);
 const END_GRACE: Duration = Duration::from_millis(500);
 /// While it is waited for, it is looked at this often.
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Between two calls to the disk it compresses 128 KiB, in what the others leave of the CPU: so long
-/// is for a machine that leaves it next to nothing.
+/// Between two calls to the disk it compresses 128 KiB, in what the others leave of the CPU: so
+/// long is for a machine that leaves it next to nothing.
 const WORK_MAX: Duration = Duration::from_mins(5);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
 const STACK_BYTES: usize = 1 << 20;
