@@ -224,7 +224,7 @@ fn confine(options: RecorderOptions) -> Result<RecorderOptions, Vec<String>> {
 
 fn record(options: RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
-        log::info!("{}: {}", feed.name(), feed.url());
+        log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
     }
     let recorder = Recorder::start(options)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());

@@ -65,7 +65,7 @@
 //!
 //! | layer | modules | what they are |
 //! |---|---|---|
-//! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
+//! | words | [`units`], [`backoff`], [`folding`], [`clock`], [`printable`] | sizes and spans, waits, repeated trouble, the two clocks, foreign text |
 //! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`plan`], [`recorder`] | options, systemd, talk, the plan of memory, the whole |
@@ -83,6 +83,7 @@
 //! - [`feed::poll`]: feeds that are polled by HTTP. `schedule` decides when, as a pure machine,
 //!   `client` speaks to the server, `budget` is what all polls of a host share; [`feed::listen`] is
 //!   how they hear of another feed's connections and gaps.
+//! - [`feed::current`]: which feed a thread works for, so that [`logging`] can tell the journal.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which
@@ -125,6 +126,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod feed;
+pub mod folding;
 pub mod logging;
 pub mod memory;
 pub mod plan;

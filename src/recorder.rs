@@ -29,17 +29,20 @@ use crate::writer::{self, WriterOptions};
 
 mod feeds;
 pub(crate) mod folder;
+mod life;
 pub(crate) mod limits;
 pub mod lock;
 pub mod own;
 mod sealing;
 pub(crate) mod signals;
+mod status;
 mod summary;
 mod tapes;
 mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
+use self::life::Watched;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
 use self::own::{OwnTape, Sources};
@@ -53,6 +56,11 @@ use self::watch::{DiskNews, DiskWatch, StepLog};
 const FEEDS_ADDED_MAX: usize = 64;
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Until every feed has tried, the main thread looks this often.
+const STARTING_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// While it reads the options again and looks at new feeds' folders, nobody feeds the watchdog: the
+/// disk may take so long.
+const RELOAD_MAX: Duration = Duration::from_mins(10);
 /// While ending, it looks this often whether a thread has ended.
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Feeds close within a second; who takes longer is left behind.
@@ -60,7 +68,8 @@ const FEEDS_END_MAX: Duration = Duration::from_secs(4);
 /// After a failed write the writer tries again this often.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// A writer that is inside one call to the disk for so long, beyond the longest time for which a
-/// feed is ready to wait, counts as dead.
+/// feed is ready to wait, counts as dead; so do syncer and sealer. Until then the disk may still
+/// come back, and all that the pool holds with it.
 const WRITER_CALL_MAX: Duration = Duration::from_mins(10);
 
 /// What the main thread waits for.
@@ -104,6 +113,11 @@ pub struct Recorder {
     signals: SignalThread,
     options: RecorderOptions,
     network: Arc<Network>,
+    started: Mono,
+    /// Whether systemd knows that it records.
+    is_ready: bool,
+    /// Who must go on for the watchdog to be fed.
+    threads: [Watched; 3],
     disk: DiskWatch,
     clocks: ClockWatch,
     steps: StepLog,
@@ -143,9 +157,14 @@ impl Recorder {
         // The recorder's own comes first: feeds that are added later get the numbers behind all.
         let first_id = usize::from(own.is_some());
         let tapes_max = first_id + feeds_max;
-        let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, tapes_max, on_finished(queue))
-                .context("can't start the syncer")?;
+        let (sync_items, syncer) = syncer::spawn(
+            storage.clone(),
+            options.fsync,
+            tapes_max,
+            stats.syncer.clone(),
+            on_finished(queue),
+        )
+        .context("can't start the syncer")?;
 
         let mut plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {
@@ -200,11 +219,19 @@ impl Recorder {
         };
         let summary = Summary::new(options.report_every, pool, Instant::now());
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
+        let threads = [
+            Watched::new("writer", stats.writer.clone()),
+            Watched::new("syncer", stats.syncer.clone()),
+            Watched::new("sealer", sealer.pulse()),
+        ];
         Ok(Recorder {
             feeds,
             own,
             views,
             stats,
+            started: mono_now(),
+            is_ready: false,
+            threads,
             writer,
             syncer,
             sealer,
@@ -253,9 +280,13 @@ impl Recorder {
         let until = self.options.duration.map(|duration| started + duration);
         let watchdog = service::watchdog_interval().map(|interval| interval / 2);
         let look_every = watchdog.map_or(look_every, |at| at.min(look_every)).min(LOOK_EVERY);
-        service::ready(&self.status());
         let result = loop {
+            self.tell_systemd();
             let now = Instant::now();
+            let look_every = match self.is_ready {
+                true => look_every,
+                false => look_every.min(STARTING_LOOK_EVERY),
+            };
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
             look(&self.views.all());
@@ -263,8 +294,6 @@ impl Recorder {
                 Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
                 ended => break ended.map(drop),
             }
-            service::watchdog();
-            service::status(&self.status());
         };
         service::stopping();
         let ended = self.end();
@@ -284,8 +313,10 @@ impl Recorder {
             return Err(self.lock.gone());
         }
         self.look_at_disk()?;
+        self.look_at_threads()?;
         self.look_at_clocks();
         let wanted = self.feeds.wanted();
+        self.stats.feeds.set(wanted as u64);
         if let Some(line) = self.summary.look(Instant::now(), &self.views.all(), wanted) {
             log::info!("{line}");
         }
@@ -294,26 +325,28 @@ impl Recorder {
         self.is_to_end(event, reload)
     }
 
-    /// One line: what `systemctl status` shows.
-    fn status(&self) -> String {
-        let views = self.views.all();
-        let live: u64 = views.iter().map(|view| view.stats.live.get()).sum();
-        let messages: u64 = views.iter().map(|view| view.stats.messages.get()).sum();
-        let stalled = match self.disk.stalled_for(mono_now()) {
-            Some(span) => format!("; THE DISK STALLS: nothing written for {} s", span.as_secs()),
-            None if self.stats.disk_stalled.get() == 1 => "; THE DISK TAKES NOTHING".to_string(),
-            None => String::new(),
-        };
-        let wanted = self.feeds.wanted();
-        self.stats.feeds.set(wanted as u64);
-        format!("{live} of {wanted} feeds live, {messages} messages recorded{stalled}")
+    /// Tells when threads hang and when they go on. Who watches over the process ends it then, and
+    /// keeps where the thread hung; where nobody does, it ends itself.
+    fn look_at_threads(&mut self) -> anyhow::Result<()> {
+        self.feeds.look_for_hangs();
+        let call_max = self.call_max();
+        self.threads.iter_mut().for_each(|thread| thread.look(call_max));
+        match self.threads.iter().find_map(Watched::hanging) {
+            Some(name) if service::watchdog_interval().is_none() => bail!("the {name} hangs"),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long one call to the disk may last.
+    fn call_max(&self) -> Duration {
+        let patience = self.options.feeds.iter().map(FeedPlan::stall_deadline).max();
+        patience.unwrap_or_default() + WRITER_CALL_MAX
     }
 
     /// Tells when the disk begins to hold the writer up, and when it ends.
     fn look_at_disk(&mut self) -> anyhow::Result<()> {
         let now = mono_now();
-        let busy_since = self.stats.writer_busy_since.get();
-        match self.disk.look(now, (busy_since > 0).then_some(Mono(busy_since))) {
+        match self.disk.look(now, self.stats.writer.call_since()) {
             None => {}
             Some(DiskNews::Stalls { lasted, untold }) => {
                 let since = clock::wall_now().saturating_sub(lasted.as_nanos() as u64);
@@ -331,10 +364,8 @@ impl Recorder {
                 log::warn!("the disk takes data again after {:.1} s", lasted.as_secs_f64());
             }
         }
-        let patience = self.options.feeds.iter().map(FeedPlan::stall_deadline).max();
-        let limit = patience.unwrap_or_default() + WRITER_CALL_MAX;
         match self.disk.stalled_for(now) {
-            Some(span) if span > limit => {
+            Some(span) if span > self.call_max() => {
                 bail!("the writer is inside one call to the disk for {} s", span.as_secs())
             }
             _ => Ok(()),
@@ -403,7 +434,10 @@ impl Recorder {
 
     /// Reads the options again. What is wrong with them changes nothing.
     fn reload(&mut self, reload: &mut Reload<'_>) {
-        service::reloading();
+        if self.is_ready {
+            service::reloading();
+        }
+        service::watchdog_within(RELOAD_MAX);
         let changed = match reload() {
             Some(Ok(options)) => self.change_options(options),
             Some(Err(mistakes)) => {
@@ -419,7 +453,10 @@ impl Recorder {
             ),
             Err(error) => log::error!("not reloaded, all goes on as it was: {error:#}"),
         }
-        service::ready(&self.status());
+        service::watchdog_as_before();
+        if self.is_ready {
+            service::ready(&self.status());
+        }
     }
 
     fn change_options(&mut self, mut options: RecorderOptions) -> anyhow::Result<Changes> {
@@ -486,11 +523,10 @@ impl Recorder {
         for (name, thread) in [("writer", writer), ("syncer", syncer)] {
             if !wait_for(&thread, deadline + LOOK_EVERY, &events) {
                 trouble.push(format!("the {name} did not end in time"));
-                let busy_since = Mono(stats.writer_busy_since.get());
-                if busy_since.0 > 0 {
+                if let Some(since) = stats.writer.call_since() {
                     trouble.push(format!(
                         "it waits for the disk for {} s; up to {} of lines in flight are lost",
-                        mono_now().since(busy_since).as_secs(),
+                        mono_now().since(since).as_secs(),
                         format_size(options.queue_bytes as u64)
                     ));
                 }

@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, Pulse};
 use crate::storage::{self, Storage};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::units::format_size;
@@ -73,8 +73,9 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, for up to so many feeds. It ends when the writer drops its sender,
-/// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
+/// Starts the syncer, for up to so many feeds; `pulse` gets its signs of life. It ends when the
+/// writer drops its sender, after the last segment; then it drops `on_finished`, and with it the
+/// way to the sealer.
 ///
 /// # Errors
 /// No thread to be had.
@@ -82,6 +83,7 @@ pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     feeds_max: usize,
+    pulse: Arc<Pulse>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
@@ -90,7 +92,7 @@ pub fn spawn(
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
-        .spawn(move || syncer.run(&items))?;
+        .spawn(move || syncer.run(&items, &pulse))?;
     Ok((sender, thread))
 }
 
@@ -158,14 +160,18 @@ impl Syncer {
         }
     }
 
-    fn run(mut self, items: &Receiver<SyncItem>) {
+    fn run(mut self, items: &Receiver<SyncItem>, pulse: &Arc<Pulse>) {
+        storage::call::show_in(pulse.clone());
         let every = match self.policy {
             FsyncPolicy::Every(every) => every,
             FsyncPolicy::Segment | FsyncPolicy::Never => LOOK_EVERY,
         };
         let mut due: Mono = mono_now().after(every);
         loop {
-            match items.recv_timeout(due.since(mono_now())) {
+            pulse.waits_until(Some(due.max(mono_now())));
+            let item = items.recv_timeout(due.since(mono_now()));
+            pulse.works();
+            match item {
                 Ok(item) => self.handle(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -181,6 +187,7 @@ impl Syncer {
             }
         }
         self.end();
+        pulse.waits_until(None);
     }
 
     /// The last sync, and the numbers with which the next run goes on.
@@ -280,7 +287,8 @@ impl Syncer {
         if !finished.refused {
             let path = finished.name.path(Form::Open);
             let why = storage::explain(&*self.storage, error);
-            log::error!("can't give '{}' its final name: {why}; tried again", path.display());
+            let feed = finished.name.feed.as_str();
+            log::error!(feed; "can't give '{}' its final name: {why}; tried again", path.display());
         }
         if self.unnamed.len() < UNNAMED_MAX {
             self.unnamed.push(Finished { refused: true, ..finished });
@@ -338,6 +346,7 @@ impl Syncer {
                 // What was not synced may be gone from the cache too: it is not tried again.
                 let path = open.segment.name.path(Form::Open);
                 log::error!(
+                    feed = open.segment.name.feed.as_str();
                     "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
                      it",
                     path.display(),
@@ -401,7 +410,8 @@ impl Syncer {
         let folder = Path::new(&folder);
         let result = self.replace_next(folder, next.number, next.index);
         if let Err(error) = result {
-            log::warn!("can't write '{}/.next': {error}", folder.display());
+            let feed = next.feed.as_str();
+            log::warn!(feed; "can't write '{}/.next': {error}", folder.display());
         } else {
             self.folder_is_dirty(feed, folder.to_path_buf());
         }

@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod connection;
+pub mod current;
 mod inbox;
 pub mod keys;
 #[cfg(feature = "leak-on-purpose")]
@@ -233,11 +234,13 @@ impl Feed {
             Task::Stream(options) => (&options.name, Waker::new()?),
             Task::Poll(options, ear) => (&options.name, ear.waker.clone()),
         };
+        let feed = name.clone();
         let name: String = name.as_str().chars().take(15).collect();
         let job =
             Job { task, network, lines, stats, inbox: Inbox::new(inbox), waker: waker.clone() };
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+                current::begin(&feed);
                 let run = move || work(job);
                 // The panic hook has logged where and why; what the thread held is unsound.
                 let (end, lines) = match catch_unwind(AssertUnwindSafe(run)) {

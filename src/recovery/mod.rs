@@ -150,12 +150,13 @@ pub fn finish_others(storage: &dyn Storage, recorded: &[&FeedName]) {
         let mut tell = |name: &SegmentName, done: Result<Finished, String>| {
             if let Err(error) = done {
                 let number = name.number;
-                log::error!("{}: can't finish the open segment {number}: {error}", name.feed);
+                let feed = name.feed.as_str();
+                log::error!(feed; "{}: can't finish the open segment {number}: {error}", name.feed);
             }
             Ok(())
         };
         if let Err(error) = finish_open(storage, &feed, &|_| true, &mut tell) {
-            log::error!("{feed}: can't look for open segments: {error}");
+            log::error!(feed = feed.as_str(); "{feed}: can't look for open segments: {error}");
         }
     }
 }
@@ -374,6 +375,7 @@ fn finish_one(
         storage.sync_dir(folder)?;
     }
     log::warn!(
+        feed = name.feed.as_str();
         "recovered '{}' after {}: {} lines; {bytes_cut} bytes of no whole line cut, \
          {bytes_unverified} bytes not covered by a checksum kept",
         finished.display(),

@@ -8,6 +8,7 @@
 //! and links are not followed ([`open_regular`]): a link leads out of the recording, a FIFO makes
 //! whoever opens it wait for ever, and a device has no end.
 
+pub mod call;
 #[cfg(test)]
 pub mod memory;
 
@@ -277,11 +278,13 @@ impl Disk {
 
 impl Storage for Disk {
     fn create_dirs(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         self.check_folders(folder)?;
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(self.full(folder))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let _call = call::begin();
         self.check_folders(path.parent().unwrap_or(path))?;
         let file = OpenOptions::new()
             .read(true)
@@ -293,6 +296,7 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let _call = call::begin();
         self.check_folders(path.parent().unwrap_or(path))?;
         let append = self.access == Access::Full;
         let file = open_regular(&self.full(path), OpenOptions::new().read(true).append(append))?;
@@ -300,6 +304,7 @@ impl Storage for Disk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _call = call::begin();
         let (from, to) = (self.full(from), self.full(to));
         match renameat2(AT_FDCWD, &from, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE) {
             // File systems without the flag (some network ones): the lock keeps other recorders
@@ -315,26 +320,32 @@ impl Storage for Disk {
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::rename(self.full(from), self.full(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::remove_file(self.full(path))
     }
 
     fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::remove_dir(self.full(folder))
     }
 
     fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+        let _call = call::begin();
         Ok(std::fs::metadata(self.full(path))?.len())
     }
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         File::open(self.full(folder))?.sync_all()
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let _call = call::begin();
         self.check_folders(folder)?;
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(self.full(folder))? {
@@ -354,11 +365,13 @@ impl Storage for Disk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
+        let _call = call::begin();
         let stat = nix::sys::statvfs::statvfs(&self.root)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 
     fn free_files(&self) -> io::Result<Option<u64>> {
+        let _call = call::begin();
         let stat = nix::sys::statvfs::statvfs(&self.root)?;
         // Btrfs makes inodes as needed, and says that there are 0 of 0.
         Ok((stat.files() > 0).then_some(stat.files_available()))
@@ -367,30 +380,37 @@ impl Storage for Disk {
 
 impl StorageFile for File {
     fn append(&self, bytes: &[u8]) -> io::Result<usize> {
+        let _call = call::begin();
         io::Write::write(&mut &*self, bytes)
     }
 
     fn append_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let _call = call::begin();
         io::Write::write_vectored(&mut &*self, pieces)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let _call = call::begin();
         FileExt::read_at(self, buf, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
+        let _call = call::begin();
         self.sync_data()
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let _call = call::begin();
         self.set_len(bytes)
     }
 
     fn bytes(&self) -> io::Result<u64> {
+        let _call = call::begin();
         Ok(self.metadata()?.len())
     }
 
     fn drop_cache(&self, offset: u64, bytes: u64) {
+        let _call = call::begin();
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         // Advice: where the file system knows nothing of it, the cache just stays.
         let _ = posix_fadvise(self.as_fd(), offset as i64, bytes as i64, advice);

@@ -40,6 +40,7 @@ mod reload;
 mod retention;
 mod rotation;
 mod selftest;
+mod service;
 mod simulate;
 mod subscriptions;
 mod symbols;

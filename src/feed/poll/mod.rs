@@ -36,6 +36,7 @@ use super::url::FeedUrl;
 use super::wait::wait;
 use super::{Command, FeedEnd, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::folding::Folding;
 use crate::stats::FeedStats;
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
@@ -93,6 +94,9 @@ pub struct PollOptions {
     pub stall_deadline: Duration,
 }
 
+/// Where nothing failed for so long between answers, the failures are over.
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+
 pub(super) struct PollLoop {
     options: PollOptions,
     network: Arc<Network>,
@@ -110,8 +114,8 @@ pub(super) struct PollLoop {
     connections_counted: u64,
     /// The part of the poll under way in its host's budget.
     permit: Option<Permit>,
-    /// What the log last said about it.
-    trouble: Option<String>,
+    /// Polls that failed, for the log.
+    failures: Folding,
 }
 
 impl PollLoop {
@@ -138,7 +142,7 @@ impl PollLoop {
             recorded: 0,
             connections_counted: 0,
             permit: None,
-            trouble: None,
+            failures: Folding::new(1),
         }
     }
 
@@ -198,7 +202,9 @@ impl PollLoop {
             self.lines.hand_over();
             let retry = self.lines.is_waiting().then(|| now.mono.after(RETRY_EVENTS));
             let deadline = [self.schedule.deadline(now), retry].into_iter().flatten().min();
+            self.stats.pulse.waits_until(deadline);
             wait(self.link.waker(), None, deadline)?;
+            self.stats.pulse.works();
         }
     }
 
@@ -254,6 +260,7 @@ impl PollLoop {
             }
         }
         let begun = mono_now();
+        self.stats.pulse.waits_until(Some(by));
         let result = self.client.call(&self.options, by, whole);
         let ms = mono_now().since(begun).as_millis() as u64;
         self.settle_budget(result.as_ref().ok().and_then(|answer| answer.used));
@@ -324,10 +331,7 @@ impl PollLoop {
     fn answered(&mut self) -> Input {
         self.stats.live.set(1);
         self.stats.data_at.set(mono_now().0);
-        if self.trouble.take().is_some() {
-            let failures = self.schedule.failures();
-            self.log(log::Level::Info, format_args!("answered again, after {failures} failures"));
-        }
+        self.note_answer();
         if self.is_complete() { Input::Asked(Ask::Complete) } else { Input::Answered }
     }
 
@@ -338,12 +342,22 @@ impl PollLoop {
         Input::Failed { retry_after, throttled }
     }
 
-    /// The same trouble is said once.
+    fn note_answer(&mut self) {
+        if self.failures.is_clear() {
+            return;
+        }
+        let (now, count) = (mono_now(), self.failures.count());
+        let is_news = self.failures.better(now);
+        if is_news || self.failures.over_after(now, STEADY_AFTER).is_some() {
+            self.log(log::Level::Info, format_args!("answered again, after {count} failures"));
+        }
+    }
+
+    /// The same trouble is said once, and now and then.
     fn complain(&mut self, text: String) {
         self.stats.trouble.set(&text);
-        if self.trouble.as_ref() != Some(&text) {
-            self.log(log::Level::Warn, format_args!("{text}"));
-            self.trouble = Some(text);
+        if let Some(untold) = self.failures.worse(mono_now(), &text) {
+            self.log(log::Level::Warn, format_args!("{text}{untold}"));
         }
     }
 
@@ -378,6 +392,7 @@ impl PollLoop {
         let mut stopping = false;
         loop {
             let now = mono_now();
+            self.stats.pulse.waits_until(Some(now));
             if !stopping && self.link.inbox().is_stop() {
                 (stopping, until) = (true, until.min(now.after(STOP_STALL_MAX)));
             }
