@@ -221,12 +221,18 @@ impl FeedLoop {
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_text(text.as_bytes()));
                     data |= self.understand(text.as_bytes(), false, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(text);
+                    }
                 }
                 Incoming::Binary(bytes) => {
                     any = true;
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_binary(&bytes));
                     data |= self.understand(&bytes, true, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(bytes);
+                    }
                 }
                 Incoming::Control => any = true,
                 Incoming::Nothing => {

@@ -26,6 +26,7 @@ mod feedsfile;
 mod hard;
 mod heartbeats;
 mod hostile;
+mod memory;
 mod poll;
 mod protocol;
 mod proxy;
