@@ -82,6 +82,9 @@ pub(super) struct FeedLoop {
 }
 
 impl FeedLoop {
+    // On the heap, and made in a function of its own: on the stack it would take four pages, which
+    // hundreds of threads hold as long as they live.
+    #[inline(never)]
     pub(super) fn new(
         options: FeedOptions,
         network: Arc<Network>,
@@ -89,10 +92,10 @@ impl FeedLoop {
         stats: Arc<FeedStats>,
         inbox: Inbox,
         waker: Waker,
-    ) -> FeedLoop {
+    ) -> Box<FeedLoop> {
         let now = mono_now();
         let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
-        FeedLoop {
+        Box::new(FeedLoop {
             conn: stats.last_conn.get(),
             keys: options.keys.clone().map(Keys::new),
             options,
@@ -111,11 +114,11 @@ impl FeedLoop {
             subscribing: false,
             stall: Stall::default(),
             wire_bytes_counted: 0,
-        }
+        })
     }
 
     /// Returns why it ended, and the way to the tape for a feed that goes on with it.
-    pub(super) fn run(mut self) -> (FeedEnd, Lines) {
+    pub(super) fn run(mut self: Box<FeedLoop>) -> (FeedEnd, Lines) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
