@@ -39,8 +39,8 @@ mod watch;
 
 use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
-use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
+use self::limits::{give_back_code, raise_descriptor_limit};
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::watch::{DiskNews, DiskWatch, StepLog};
@@ -180,6 +180,8 @@ impl Recorder {
             feeds_max,
             work: Job::run,
         };
+        // Before the feeds need memory of their own.
+        give_back_code();
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {
             feeds,
