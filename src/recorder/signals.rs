@@ -11,6 +11,9 @@ use signal_hook::iterator::Signals;
 
 use super::Event;
 
+/// Bytes. It hands numbers on, and nothing else.
+pub(crate) const STACK_BYTES: usize = 64 << 10;
+
 /// Turns signals into events, on a thread of its own.
 pub(super) struct SignalThread {
     handle: signal_hook::iterator::Handle,
@@ -24,7 +27,7 @@ impl SignalThread {
         let handle = signals.handle();
         let thread = thread::Builder::new()
             .name("signals".to_string())
-            .stack_size(64 << 10)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 for signal in signals.forever() {
                     // Full: the main thread has enough signals to look at.

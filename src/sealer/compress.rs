@@ -56,6 +56,19 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Bytes that sealing takes at most while it is at work: the encoder, the output, and what is
+    /// read at once, twice. Reading the copy back, which comes afterwards, takes less.
+    pub fn memory_bytes(self) -> usize {
+        let encoder = match self.codec() {
+            None => return 0,
+            Some(Codec::Zstd { level: ..=2 }) => 2 << 20,
+            Some(Codec::Zstd { level: ..=12 }) => 5 << 20,
+            Some(Codec::Zstd { .. }) => 6 << 20,
+            Some(Codec::Gzip { .. }) => 400 << 10,
+        };
+        encoder + OUT_BYTES + 2 * super::copy::READ_BYTES
+    }
+
     /// How to compress, where that is wanted.
     pub(super) fn codec(self) -> Option<Codec> {
         match self {
@@ -463,6 +476,20 @@ pub(super) mod tests {
             // then the window: 10 + exponent in the upper five bits.
             assert_eq!(sealed[4] & 0b0010_0100, 0b0000_0100, "level {level}");
             assert!(10 + (sealed[5] >> 3) <= WINDOW_LOG as u8, "level {level}");
+        }
+    }
+
+    #[test]
+    fn an_encoder_takes_no_more_memory_than_it_says() {
+        let text = lines(2 * PIECE_BYTES as usize, 300);
+        for level in 1..=19 {
+            let mut compressor = Compressor::new(Codec::Zstd { level }, io::sink()).unwrap();
+            compressor.write(&text).unwrap();
+            let Encoder::Zstd(context) = &compressor.encoder else {
+                unreachable!("zstd was asked for");
+            };
+            let (bytes, most) = (context.sizeof(), Compression::Zstd { level }.memory_bytes());
+            assert!(bytes <= most && most <= 3 * bytes, "level {level}: {bytes} of {most}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::storage::{Appender, StorageFile};
 use crate::tape::name::Form;
 
 /// Bytes read at once.
-const READ_BYTES: usize = 128 << 10;
+pub(super) const READ_BYTES: usize = 128 << 10;
 /// Read pages are forgotten whenever so many bytes were read.
 const FORGET_BYTES: u64 = 1 << 20;
 

@@ -45,7 +45,7 @@ const END_GRACE: Duration = Duration::from_millis(500);
 /// While it is waited for, it is looked at this often.
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
-const STACK_BYTES: usize = 1 << 20;
+pub(crate) const STACK_BYTES: usize = 1 << 20;
 
 /// What the sealer tells, on its own thread.
 #[derive(Debug)]
