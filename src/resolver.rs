@@ -22,7 +22,7 @@ pub const THREADS: usize = 4;
 /// question that still counts.
 const QUEUE_MAX: usize = 4096;
 /// glibc's name service modules are loaded and run on this stack.
-pub const STACK_BYTES: usize = 256 << 10;
+pub(crate) const STACK_BYTES: usize = 256 << 10;
 
 /// What becomes of an answer.
 pub type Reply = Box<dyn FnOnce(io::Result<Vec<SocketAddr>>) + Send>;

@@ -29,7 +29,7 @@ use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
 
 /// Deep enough for paths and formatting; nothing recurses here.
-pub const STACK_BYTES: usize = 128 << 10;
+pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// Finished segments that may wait for their names; more of them wait for the next start.
 const UNNAMED_MAX: usize = 256;
 /// Where nothing is due by time, names that the disk refused are tried again this often.

@@ -59,7 +59,7 @@ use crate::units::Rate;
 /// Commands that wait for a feed; nobody sends many.
 const COMMANDS_MAX: usize = 64;
 /// OpenSSL's handshake goes deepest; measured below 40 KiB, with name lookups elsewhere.
-pub const STACK_BYTES: usize = 192 << 10;
+pub(crate) const STACK_BYTES: usize = 192 << 10;
 
 /// What to do when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -90,6 +90,9 @@ pub(super) struct FeedLoop {
 }
 
 impl FeedLoop {
+    // On the heap, and made in a function of its own: on the stack it would take four pages, which
+    // hundreds of threads hold as long as they live.
+    #[inline(never)]
     pub(super) fn new(
         options: FeedOptions,
         network: Arc<Network>,
@@ -97,10 +100,10 @@ impl FeedLoop {
         stats: Arc<FeedStats>,
         inbox: Inbox,
         waker: Waker,
-    ) -> FeedLoop {
+    ) -> Box<FeedLoop> {
         let now = mono_now();
         let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
-        FeedLoop {
+        Box::new(FeedLoop {
             conn: stats.last_conn.get(),
             keys: options.keys.clone().map(Keys::new),
             options,
@@ -120,11 +123,11 @@ impl FeedLoop {
             stall: Stall::default(),
             failures: Folding::new(FAILURES_LOGGED_SINGLY),
             wire_bytes_counted: 0,
-        }
+        })
     }
 
     /// Returns why it ended, and the way to the tape for a feed that goes on with it.
-    pub(super) fn run(mut self) -> (FeedEnd, Lines) {
+    pub(super) fn run(mut self: Box<FeedLoop>) -> (FeedEnd, Lines) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
@@ -232,12 +235,18 @@ impl FeedLoop {
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_text(text.as_bytes()));
                     data |= self.understand(text.as_bytes(), false, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(text);
+                    }
                 }
                 Incoming::Binary(bytes) => {
                     any = true;
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_binary(&bytes));
                     data |= self.understand(&bytes, true, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(bytes);
+                    }
                 }
                 Incoming::Control => any = true,
                 Incoming::Nothing => {

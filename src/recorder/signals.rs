@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use super::Event;
 
-/// Nothing recurses here.
+/// Bytes. It hands numbers on, and nothing else.
 pub(crate) const STACK_BYTES: usize = 64 << 10;
 
 /// Turns signals into events, on a thread of its own.

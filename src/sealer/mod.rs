@@ -49,7 +49,7 @@ const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// long is for a machine that leaves it next to nothing.
 const WORK_MAX: Duration = Duration::from_mins(5);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
-pub const STACK_BYTES: usize = 1 << 20;
+pub(crate) const STACK_BYTES: usize = 1 << 20;
 
 /// What the sealer tells, on its own thread.
 #[derive(Debug)]

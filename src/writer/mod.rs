@@ -29,7 +29,7 @@ use crate::tape::line::Stamp;
 use crate::tape::name::SegmentName;
 
 /// Deep enough for formatting a header; nothing recurses here.
-pub const STACK_BYTES: usize = 128 << 10;
+pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// After a round with something to write the writer rests so long, so that blocks gather instead
 /// of waking it one by one. Half of what receive-to-file may take at p99.
 const NAP: Duration = Duration::from_micros(500);

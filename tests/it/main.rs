@@ -28,6 +28,7 @@ mod heartbeats;
 mod hostile;
 mod manual;
 mod mem;
+mod memory;
 mod own;
 mod plan;
 mod poll;
