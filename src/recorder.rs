@@ -125,7 +125,8 @@ impl Recorder {
             let _ = to_main.send(Event::FolderGone);
         })?;
         raise_descriptor_limit(options.feeds.len() as u64);
-        let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
+        let disk = Disk::new(&options.out).with_page_cache(options.page_cache);
+        let storage: Arc<dyn Storage> = Arc::new(disk);
         let stats = Arc::new(RecorderStats::default());
         let (tapes, starts) = prepare_tapes(&*storage, &options)?;
         let views = Views::default();
@@ -136,8 +137,14 @@ impl Recorder {
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
         let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, feeds_max, on_finished(queue))
-                .context("can't start the syncer")?;
+            syncer::spawn(
+                storage.clone(),
+                options.fsync,
+                options.page_cache,
+                feeds_max,
+                on_finished(queue),
+            )
+            .context("can't start the syncer")?;
 
         let plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {

@@ -40,6 +40,7 @@ use crate::feed::text::Text;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
 use crate::sealer::retention::Keep;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::name::FeedName;
 
@@ -109,6 +110,8 @@ pub struct RecorderOptions {
     pub flush_every: Duration,
     /// When they are on the disk.
     pub fsync: FsyncPolicy,
+    /// What becomes of the page cache of what was written.
+    pub page_cache: PageCache,
     /// Memory for what is in flight.
     pub queue_bytes: usize,
     /// Time to end in order.

@@ -10,6 +10,7 @@ use super::{KeepArgs, RecorderOptions};
 use crate::feed::OnStall;
 use crate::feed::lines::Rotation;
 use crate::sealer::Compression;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::event::StampClock;
 
@@ -55,6 +56,12 @@ pub struct RecorderArgs {
     /// (when a segment is finished), or `never`. [100ms..1h]
     #[arg(long, value_name = "SPAN", default_value = "1s", help_heading = "Recording")]
     pub fsync: String,
+
+    /// What becomes of the tapes' page cache, which in a container counts as memory: `drop` (what
+    /// is on the disk leaves it at once) or `keep` (it stays for who reads the tapes soon, until
+    /// the kernel wants the memory).
+    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = "Recording")]
+    pub page_cache: String,
 
     /// Memory for messages on their way to the disk, over all feeds. [256KiB..1GiB]
     #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Recording")]
@@ -114,6 +121,7 @@ impl RecorderArgs {
             compression: self.check_compression(mistakes),
             flush_every: mistakes.span("--flush-every", &self.flush_every, "1ms", "10s", false),
             fsync: self.check_fsync(mistakes),
+            page_cache: self.check_page_cache(mistakes),
             queue_bytes: mistakes.size("--queue-bytes", &self.queue_bytes, "256KiB", "1GiB")
                 as usize,
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
@@ -175,6 +183,11 @@ impl RecorderArgs {
                 Compression::None
             }
         }
+    }
+
+    fn check_page_cache(&self, mistakes: &mut Mistakes) -> PageCache {
+        let words = [("drop", PageCache::Drop), ("keep", PageCache::Keep)];
+        mistakes.word("--page-cache", &self.page_cache, &words)
     }
 
     fn check_fsync(&self, mistakes: &mut Mistakes) -> FsyncPolicy {

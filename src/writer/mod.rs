@@ -396,8 +396,13 @@ impl Writer {
         };
         self.stats.writer_busy_since.set(mono_now().0);
         if let Err(error) = segment.flush() {
-            self.rescue(feed, &error);
-        } else if let Some(stall) = self.stall.take() {
+            return self.rescue(feed, &error);
+        }
+        if segment.has_grown() {
+            // Full: the syncer has more to do than it can, and comes to it in time.
+            let _ = self.syncer.try_send(SyncItem::Grown { feed });
+        }
+        if let Some(stall) = self.stall.take() {
             self.stats.disk_stalled.set(0);
             let after = mono_now().since(stall.since).as_secs_f64();
             log::warn!("the disk takes data again, after {after:.1} s");
