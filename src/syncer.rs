@@ -505,3 +505,6 @@ impl Syncer {
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
+
+#[cfg(test)]
+mod tests;
