@@ -65,7 +65,7 @@
 //! | layer | modules | what they are |
 //! |---|---|---|
 //! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
-//! | parts | [`tape`], [`block`], [`stats`], [`storage`] | the format, the pool, counters, the disk |
+//! | parts | [`tape`], [`block`], [`stats`], [`storage`], [`heap_profile`] | the format, the pool, counters, the disk, a look at the heap |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
@@ -119,6 +119,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod feed;
+pub mod heap_profile;
 pub mod logging;
 pub mod printable;
 pub mod recorder;

@@ -6,19 +6,21 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
 use crate::feed::{Command, FeedEnd, FeedPlan, Job};
+use crate::heap_profile;
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
@@ -136,15 +138,14 @@ impl Recorder {
 
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
-        let (sync_items, syncer) =
-            syncer::spawn(
-                storage.clone(),
-                options.fsync,
-                options.page_cache,
-                feeds_max,
-                on_finished(queue),
-            )
-            .context("can't start the syncer")?;
+        let (sync_items, syncer) = syncer::spawn(
+            storage.clone(),
+            options.fsync,
+            options.page_cache,
+            feeds_max,
+            on_finished(queue),
+        )
+        .context("can't start the syncer")?;
 
         let plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {
@@ -363,6 +364,7 @@ impl Recorder {
                 log::info!("SIGUSR1: every feed begins a new segment");
                 self.feeds.tell_all(&Command::Rotate);
             }
+            Some(Event::Signal(SIGUSR2)) => write_heap_profile(&self.options.out),
             Some(Event::Signal(SIGHUP)) => self.reload(reload),
             Some(Event::Signal(signal)) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
@@ -479,6 +481,17 @@ impl Recorder {
             bail!("not ended in order: {}", trouble.join("; "));
         }
         Ok(Ended { lost: views.all().iter().any(|view| view.stats.gaps.is_our_loss()) })
+    }
+}
+
+fn write_heap_profile(folder: &Path) {
+    match heap_profile::write(folder) {
+        Ok(path) => log::info!(
+            "SIGUSR2: wrote a heap profile; read it with: go tool pprof -top {} '{}'",
+            heap_profile::program(),
+            path.display()
+        ),
+        Err(error) => log::warn!("SIGUSR2: no heap profile was written: {error}"),
     }
 }
 

@@ -26,6 +26,7 @@ mod feedsfile;
 mod hard;
 mod heartbeats;
 mod hostile;
+mod pagecache;
 mod poll;
 mod protocol;
 mod proxy;
