@@ -30,7 +30,8 @@ columns:
   docker     usage - inactive_file: docker stats since 20.10, and kubectl top
   older      usage - all page cache: docker stats before
   kernel     memory of the kernel itself, with version 1 memory.kmem.usage_in_bytes
-  All are medians since the line before; peak is the highest usage.
+  All are medians since the line before; peak is the highest usage. The end is the sealing of what
+  is left: the sealer has the lowest priority, and on a busy machine it takes its time.
 
 examples:
   scripts/bench cache                                  10 GiB sealed, drop and keep, 64 MiB

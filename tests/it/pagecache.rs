@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 
 use super::program::{FEED, Run, output};
 use super::script::accept;
@@ -31,7 +31,7 @@ fn cached_pages(path: &Path) -> Option<u64> {
 }
 
 /// Records several segments, and returns the cached pages of each; `None` where the kernel does
-/// not tell, or the folder is in memory anyway.
+/// not tell, or the file system is none to ask about.
 fn record(args: &str) -> Option<Vec<u64>> {
     let messages: Vec<Message> = (0..MESSAGES)
         .map(|n| Message::text(format!("{{\"n\":{n},\"pad\":\"{n:080}\"}}")))
@@ -40,7 +40,9 @@ fn record(args: &str) -> Option<Vec<u64>> {
         .args("--rotate-bytes 64KiB --max-messages 3000")
         .args(args)
         .finish(0);
-    if statfs(&run.out()).unwrap().filesystem_type() == TMPFS_MAGIC {
+    // In memory there is no other copy; and where files lie over others nothing is told of them.
+    let kind = statfs(&run.out()).unwrap().filesystem_type();
+    if ![EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind) {
         return None;
     }
     let mut cached = Vec::new();
