@@ -2,12 +2,12 @@
 //!
 //! Owns the cargo feature `heap-profile`. With it jemalloc takes the place of the C library's
 //! allocator, for Rust and for the C libraries alike, and notes the stack of about every 512 KiB
-//! allocated; [`write`] has it write down what of that is still held, in a text that `pprof` and
-//! `go tool pprof` read. Without it nothing is noted and [`write`] says what is needed. Knows
-//! nothing of who asks: a signal, for now.
+//! allocated; [`write`] has it write down what of that is still held, and makes of it the text that
+//! `pprof` and `go tool pprof` read. Without it nothing is noted, and [`write`] says what is needed.
+//! Knows nothing of who asks: a signal, for now.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -21,24 +21,65 @@ const FILE_MODE: u32 = 0o640;
 /// milliseconds, for which threads that allocate may have to wait.
 ///
 /// # Errors
-/// Those of the disk; in builds without the feature [`io::ErrorKind::Unsupported`], in words. Within
-/// one second there is one file: the next one then fails with `AlreadyExists`.
+/// Those of the disk; in builds without the feature [`io::ErrorKind::Unsupported`], in words. Two
+/// within one second would have the same name: then the second fails with `AlreadyExists`.
 pub fn write(folder: &Path) -> io::Result<PathBuf> {
     jemalloc::is_ready()?;
     let time = clock::compact(clock::wall_now());
     let path = folder.join(format!("feedtape.{}.{time}.heap", std::process::id()));
+    let raw = folder.join(format!("feedtape.{}.{time}.heap.tmp", std::process::id()));
+    let to = create(&path)?;
     // jemalloc would write over what is there.
-    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path).map_err(
-        |error| io::Error::new(error.kind(), format!("can't create '{}': {error}", path.display())),
-    )?;
-    match jemalloc::dump(&path) {
-        Ok(()) => Ok(path),
-        Err(error) => {
-            // What is told is why nothing is in it.
-            let _ = std::fs::remove_file(&path);
-            Err(io::Error::new(error.kind(), format!("'{}': {error}", path.display())))
+    let written = create(&raw).and_then(|from| {
+        let translated = jemalloc::dump(&raw)
+            .and_then(|()| translate(BufReader::new(from), &mut BufWriter::new(to)));
+        std::fs::remove_file(&raw)?;
+        translated
+    });
+    if written.is_err() {
+        // What is told is why nothing is in it.
+        let _ = std::fs::remove_file(&path);
+    }
+    written.map(|()| path)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(FILE_MODE);
+    let in_words = |error: io::Error| {
+        io::Error::new(error.kind(), format!("can't create '{}': {error}", path.display()))
+    };
+    options.open(path).map_err(in_words)
+}
+
+/// From jemalloc's text to the one of tcmalloc, which every pprof reads. jemalloc writes a stack,
+/// then the sum over all threads, then each thread's share; pprof wants the sum before the stack.
+/// The mappings at the end are the same in both.
+fn translate(from: impl BufRead, to: &mut impl Write) -> io::Result<()> {
+    const SUM: &str = "t*: ";
+    let mut lines = from.lines();
+    let period = lines.next().transpose()?.unwrap_or_default();
+    if !period.starts_with("heap_v2/") {
+        let what = format!("jemalloc wrote '{period}', not the text that is known");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut stack = None;
+    let mut is_mappings = false;
+    for line in lines {
+        let line = line?;
+        is_mappings |= line.starts_with("MAPPED_LIBRARIES:");
+        if is_mappings {
+            writeln!(to, "{line}")?;
+        } else if line.starts_with('@') {
+            stack = Some(line);
+        } else if let Some(sum) = line.trim_start().strip_prefix(SUM) {
+            match &stack {
+                Some(stack) => writeln!(to, "{sum} {stack}")?,
+                None => writeln!(to, "heap profile: {sum} @ {period}")?,
+            }
         }
     }
+    to.flush()
 }
 
 /// Path of this program, which who reads the profile needs for the names.
@@ -117,5 +158,27 @@ mod jemalloc {
                 Err(io::Error::new(error.kind(), format!("jemalloc, {what}: {error}")))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_comes_after_its_sum() {
+        let jemalloc = "heap_v2/524288\n  t*: 3: 300 [0: 0]\n  t0: 3: 300 [0: 0]\n\
+                        @ 0xa 0xb\n  t*: 2: 200 [0: 0]\n  t0: 1: 100 [0: 0]\n  t1: 1: 100 [0: 0]\n\
+                        @ 0xc\n  t*: 1: 100 [0: 0]\n  t0: 1: 100 [0: 0]\n\n\
+                        MAPPED_LIBRARIES:\n5500-5600 r-xp 0 fd:0 1 /bin/feedtape\n";
+        let mut text = Vec::new();
+        translate(jemalloc.as_bytes(), &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "heap profile: 3: 300 [0: 0] @ heap_v2/524288\n2: 200 [0: 0] @ 0xa 0xb\n\
+             1: 100 [0: 0] @ 0xc\nMAPPED_LIBRARIES:\n5500-5600 r-xp 0 fd:0 1 /bin/feedtape\n"
+        );
+        let error = translate(&b"heap_v9\n"[..], &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("'heap_v9'"), "{error}");
     }
 }

@@ -487,7 +487,7 @@ impl Recorder {
 fn write_heap_profile(folder: &Path) {
     match heap_profile::write(folder) {
         Ok(path) => log::info!(
-            "SIGUSR2: wrote a heap profile; read it with: go tool pprof -top {} '{}'",
+            "SIGUSR2: wrote a heap profile; read it with: go tool pprof -top -cum -lines {} '{}'",
             heap_profile::program(),
             path.display()
         ),

@@ -325,7 +325,7 @@ impl Syncer {
         }
     }
 
-    /// A segment has grown by much since the last time: its dirty pages are to be no more than that.
+    /// A segment has grown by much since the last time: so much of it is dirty at most.
     fn grown(&self, feed: FeedId, open: &mut Open) {
         match (self.page_cache, self.policy) {
             (PageCache::Keep, _) => {}
