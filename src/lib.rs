@@ -66,7 +66,7 @@
 //! | layer | modules | what they are |
 //! |---|---|---|
 //! | words | [`units`], [`backoff`], [`folding`], [`clock`], [`printable`] | sizes and spans, waits, repeated trouble, the two clocks, foreign text |
-//! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
+//! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`], [`heap_profile`] | the format, the pool, counters, memory figures, the disk, a look at the heap |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`plan`], [`recorder`] | options, systemd, talk, the plan of memory, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
@@ -127,6 +127,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 pub mod folding;
+pub mod heap_profile;
 pub mod logging;
 pub mod memory;
 pub mod plan;

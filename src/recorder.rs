@@ -5,19 +5,21 @@
 //! Prints nothing: figures are for who started it to show.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
 use crate::feed::{Command, FeedEnd, FeedPlan, Job};
+use crate::heap_profile;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
 use crate::service;
@@ -143,7 +145,8 @@ impl Recorder {
             let _ = to_main.send(Event::FolderGone);
         })?;
         raise_descriptor_limit(options.feeds.len() as u64);
-        let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
+        let disk = Disk::new(&options.out).with_page_cache(options.page_cache);
+        let storage: Arc<dyn Storage> = Arc::new(disk);
         let stats = Arc::new(RecorderStats::default());
         stats.feeds.set(options.feeds.len() as u64);
         let Prepared { own, tapes, starts } = prepare_tapes(&*storage, &options)?;
@@ -160,6 +163,7 @@ impl Recorder {
         let (sync_items, syncer) = syncer::spawn(
             storage.clone(),
             options.fsync,
+            options.page_cache,
             tapes_max,
             stats.syncer.clone(),
             on_finished(queue),
@@ -422,6 +426,7 @@ impl Recorder {
                 self.feeds.tell_all(&Command::Rotate);
                 self.own.iter().for_each(OwnTape::rotate);
             }
+            Some(Event::Signal(SIGUSR2)) => write_heap_profile(&self.options.out),
             Some(Event::Signal(SIGHUP)) => self.reload(reload),
             Some(Event::Signal(signal)) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
@@ -559,6 +564,17 @@ pub(crate) fn feeds_max(options: &RecorderOptions) -> usize {
     match options.can_reload {
         true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
         false => options.feeds.len(),
+    }
+}
+
+fn write_heap_profile(folder: &Path) {
+    match heap_profile::write(folder) {
+        Ok(path) => log::info!(
+            "SIGUSR2: wrote a heap profile; read it with: go tool pprof -top -cum -lines {} '{}'",
+            heap_profile::program(),
+            path.display()
+        ),
+        Err(error) => log::warn!("SIGUSR2: no heap profile was written: {error}"),
     }
 }
 

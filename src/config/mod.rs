@@ -41,6 +41,7 @@ use crate::feed::tls::TlsConnectors;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
 use crate::sealer::retention::Keep;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::name::FeedName;
 
@@ -110,6 +111,8 @@ pub struct RecorderOptions {
     pub flush_every: Duration,
     /// When they are on the disk.
     pub fsync: FsyncPolicy,
+    /// What becomes of the page cache of what was written.
+    pub page_cache: PageCache,
     /// Memory for what is in flight; with `memory` it is settled by the plan.
     pub queue_bytes: usize,
     /// Memory for all, which then decides on `queue_bytes`.

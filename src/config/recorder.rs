@@ -11,6 +11,7 @@ use crate::feed::OnStall;
 use crate::feed::lines::Rotation;
 use crate::feed::tls::TlsConnectors;
 use crate::sealer::Compression;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::event::StampClock;
 
@@ -60,6 +61,12 @@ pub struct RecorderArgs {
     /// (when a segment is finished), or `never`. [100ms..1h]
     #[arg(long, value_name = "SPAN", default_value = "1s", help_heading = "Recording")]
     pub fsync: String,
+
+    /// What becomes of the tapes' page cache, which in a container counts as memory: `drop` (what
+    /// is on the disk leaves it at once) or `keep` (it stays for who reads the tapes soon, until
+    /// the kernel wants the memory).
+    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = "Recording")]
+    pub page_cache: String,
 
     /// Memory for messages on their way to the disk, over all feeds. [256KiB..1GiB]
     /// [default: 4MiB]
@@ -135,6 +142,7 @@ impl RecorderArgs {
             compression: self.check_compression(mistakes),
             flush_every: mistakes.span("--flush-every", &self.flush_every, "1ms", "10s", false),
             fsync: self.check_fsync(mistakes),
+            page_cache: self.check_page_cache(mistakes),
             queue_bytes: self.check_queue_bytes(mistakes),
             memory: self
                 .memory
@@ -217,6 +225,11 @@ impl RecorderArgs {
                 Compression::None
             }
         }
+    }
+
+    fn check_page_cache(&self, mistakes: &mut Mistakes) -> PageCache {
+        let words = [("drop", PageCache::Drop), ("keep", PageCache::Keep)];
+        mistakes.word("--page-cache", &self.page_cache, &words)
     }
 
     fn check_fsync(&self, mistakes: &mut Mistakes) -> FsyncPolicy {

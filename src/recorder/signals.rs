@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::Event;
@@ -22,8 +22,8 @@ pub(super) struct SignalThread {
 
 impl SignalThread {
     pub(super) fn start(events: Sender<Event>) -> anyhow::Result<SignalThread> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-            .context("can't install signal handlers")?;
+        let wanted = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
+        let mut signals = Signals::new(wanted).context("can't install signal handlers")?;
         let handle = signals.handle();
         let thread = thread::Builder::new()
             .name("signals".to_string())

@@ -395,8 +395,13 @@ impl Writer {
             return;
         };
         if let Err(error) = segment.flush() {
-            self.rescue(feed, &error);
-        } else if let Some(stall) = self.stall.take() {
+            return self.rescue(feed, &error);
+        }
+        if segment.has_grown() {
+            // Full: the syncer has more to do than it can, and comes to it in time.
+            let _ = self.syncer.try_send(SyncItem::Grown { feed });
+        }
+        if let Some(stall) = self.stall.take() {
             self.stats.disk_stalled.set(0);
             let now = mono_now();
             let after = now.since(stall.since).as_secs_f64();

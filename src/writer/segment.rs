@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::clock::{Mono, UnixNs};
 use crate::stats::SegmentProgress;
 use crate::storage::{Appender, Storage, StorageFile};
+use crate::syncer::GROWN_BYTES;
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Kind, Line, Stamp};
 use crate::tape::name::{Form, SegmentName};
@@ -60,6 +61,8 @@ pub struct Segment {
     last_ts: UnixNs,
     created_at: Mono,
     appended_at: Mono,
+    /// The syncer was told that so much of it is with the kernel.
+    told: u64,
 }
 
 /// What is left of a segment that could not be written.
@@ -138,6 +141,7 @@ impl Segment {
             last_ts: 0,
             created_at: now,
             appended_at: now,
+            told: 0,
         })
     }
 
@@ -280,6 +284,16 @@ impl Segment {
         self.flush_out()?;
         self.progress.set_written(self.bytes);
         Ok(())
+    }
+
+    /// Whether so much of it is with the kernel that the syncer is to be told; true once each time.
+    pub fn has_grown(&mut self) -> bool {
+        let written = self.progress.written();
+        let grown = written - self.told >= GROWN_BYTES;
+        if grown {
+            self.told = written;
+        }
+        grown
     }
 
     /// Writes the `end`, and all of it to the kernel. Then the segment is finished.

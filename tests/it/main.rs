@@ -30,6 +30,7 @@ mod manual;
 mod mem;
 mod memory;
 mod own;
+mod pagecache;
 mod plan;
 mod poll;
 mod protocol;

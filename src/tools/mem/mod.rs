@@ -1,9 +1,9 @@
 //! `feedtape mem`: what each memory figure of a running process is, and whether to worry; or what a
 //! recorder's memory was over time, and whether it leaks.
 //!
-//! Owns which of the two, and which process, is meant. The past is in `history`, drawn by `plot`. Where its figures come from is in `facts`, what they are in `rows`,
-//! what they come to in `verdict`, and how that is laid out in `show`. Works on any process; of a
-//! recorder it knows more.
+//! Owns which of the two, and which process, is meant. Where its figures come from is in `facts`,
+//! what they are in `rows`, what they come to in `verdict`, and how that is laid out in `show`. The
+//! past is in `history`, drawn by `plot`. Works on any process; of a recorder it knows more.
 
 mod facts;
 pub mod history;
@@ -28,8 +28,8 @@ const WIDTH_MAX: usize = 120;
 /// The layout needs so many columns.
 const WIDTH_MIN: usize = 60;
 
-/// Explain the memory of a running process: each figure, with a sentence on what it is. Or draw what
-/// a recorder's was over time, and judge whether it leaks.
+/// Explain the memory of a running process: each figure, with a sentence on what it is. Or draw
+/// what a recorder's was over time, and judge whether it leaks.
 #[derive(Debug, clap::Args)]
 pub struct MemArgs {
     /// The process; without it, the one recorder that is running
