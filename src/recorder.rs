@@ -36,7 +36,7 @@ pub(crate) mod limits;
 pub mod lock;
 pub mod own;
 mod sealing;
-pub(crate) mod signals;
+pub mod signals;
 mod status;
 mod summary;
 mod tapes;
