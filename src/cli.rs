@@ -15,7 +15,7 @@ use crate::plan::fit::{self, Confines};
 use crate::plan::host::Host;
 use crate::plan::{Budget, Needs};
 use crate::printable::printable;
-use crate::recorder::{self, Recorder};
+use crate::recorder::{self, Recorder, signals};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
@@ -129,6 +129,9 @@ pub fn main() -> ExitCode {
     };
     let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
     logging::start(typed + cli.command.verbosity());
+    if matches!(cli.command, Command::Record(_)) {
+        signals::hold_reloads();
+    }
     let result = match &cli.command {
         Command::Record(args) => match args.check().and_then(confine) {
             Ok(options) => record(options, args),
