@@ -54,7 +54,8 @@ struct Made {
 type FileState = (PathBuf, Option<(u64, u64, u64, i64, i64)>);
 
 impl TlsConnectors {
-    /// Certificates may have changed: before connectors are next used it is looked whether they have.
+    /// Certificates may have changed: before connectors are next used it is looked whether they
+    /// have.
     pub fn forget(&self) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.values_mut().for_each(|made| made.looked_at = None);
