@@ -26,7 +26,10 @@ need_packages() {
     missing=$(missing_tools)
     [ -n "$missing" ] || return 0
     say "missing: $missing"
-    install_packages
+    if ! command -v apt-get >/dev/null; then
+        fail "install what is missing, then run this again: $(install_command)"
+    fi
+    apt_install_as_root
     missing=$(missing_tools)
     [ -z "$missing" ] || fail "still missing after the installation: $missing"
 }
@@ -38,22 +41,7 @@ need_commands() {
         command -v "$name" >/dev/null || apt_packages+=("$name")
     done
     [ ${#apt_packages[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null ||
-        fail "install these, then run this again: ${apt_packages[*]}"
-    install_packages
-}
-
-# Installs what apt_packages lists, or ends the script with the command to type.
-install_packages() {
-    if ! command -v apt-get >/dev/null; then
-        fail "install what is missing, then run this again: $(install_command)"
-    elif [ "$(id -u)" = 0 ]; then
-        apt_install env
-    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-        apt_install sudo -n env
-    else
-        fail "install what is missing, then run this again: sudo $(install_command)"
-    fi
+    apt_install_as_root
 }
 
 missing_tools() {
@@ -83,6 +71,19 @@ install_command() {
         echo "apk add gcc musl-dev pkgconf openssl-dev"
     else
         echo "gcc, pkg-config and the development files of OpenSSL, by your system's packages"
+    fi
+}
+
+# Installs apt_packages, or says how to.
+apt_install_as_root() {
+    if ! command -v apt-get >/dev/null; then
+        fail "install what is missing, then run this again: ${apt_packages[*]}"
+    elif [ "$(id -u)" = 0 ]; then
+        apt_install env
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        apt_install sudo -n env
+    else
+        fail "install what is missing, then run this again: sudo $(install_command)"
     fi
 }
 

@@ -183,6 +183,12 @@ impl PoolPlan {
         PoolPlan { block_bytes, blocks, blocks_per_feed }
     }
 
+    /// The plan with room for one feed more, which needs little: the recorder's own tape. The size
+    /// of blocks stays, and all there are but the two of that feed.
+    pub fn with_own_tape(self, feeds: usize) -> PoolPlan {
+        PoolPlan { blocks: self.blocks.max(2 * (feeds + 1)), ..self }
+    }
+
     /// Bytes of all blocks together.
     pub fn bytes(&self) -> usize {
         self.block_bytes * self.blocks
@@ -445,6 +451,16 @@ mod tests {
         assert_eq!(pool.take_depth(Asker::Summary), (one, both), "to each its own");
         pool.give_back(small);
         assert_eq!(pool.take_depth(Asker::Summary), (Depth::default(), one));
+    }
+
+    #[test]
+    fn an_own_tape_leaves_blocks_as_large_as_they_were() {
+        for (feeds, blocks) in [(1, 64), (256, 514), (4096, 8194)] {
+            let plan = PoolPlan::new(4 << 20, feeds);
+            let with_own = plan.with_own_tape(feeds);
+            assert_eq!((with_own.block_bytes, with_own.blocks), (plan.block_bytes, blocks));
+            Pool::new(with_own, feeds + 1);
+        }
     }
 
     #[test]

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::config::RecordArgs;
+use crate::admin::Plan as Planned;
+use crate::config::{RecordArgs, RecorderOptions};
 use crate::logging;
+use crate::plan::fit::{self, Confines};
+use crate::plan::host::Host;
+use crate::plan::{Budget, Needs, Rows};
 use crate::printable::printable;
 use crate::recorder::{self, Explain, Recorder};
 use crate::report::closing_report;
@@ -22,6 +26,7 @@ use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::manual::{self, CompletionsArgs, ManArgs};
 use crate::tools::mem::{self, MemArgs};
+use crate::tools::plan::{self as plan_tool, PlanArgs};
 use crate::tools::prune::{self, PruneArgs};
 use crate::tools::recover::{self, RecoverArgs};
 use crate::tools::simulate::{self, SimulateArgs};
@@ -55,6 +60,9 @@ enum Command {
     /// Check feeds and options without recording: all mistakes, or a line for each feed.
     #[command(args_override_self = true)]
     Check(Box<CheckArgs>),
+    /// Show what a recording will need: memory line by line, threads, descriptors, disk.
+    #[command(args_override_self = true)]
+    Plan(Box<PlanArgs>),
     /// List the venues that `feedtape new` writes feeds files for.
     Venues,
     /// Write a feeds file for a venue to standard output, with comments.
@@ -92,6 +100,7 @@ impl Command {
             // What it prints says what came of each feed.
             Command::Check(_) => -2,
             Command::Record(_)
+            | Command::Plan(_)
             | Command::Venues
             | Command::New(_)
             | Command::Cat(_)
@@ -126,8 +135,8 @@ pub fn main() -> ExitCode {
     let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
     logging::start(typed + cli.command.verbosity());
     let result = match &cli.command {
-        Command::Record(args) => match args.check() {
-            Ok(options) => record(options, args),
+        Command::Record(args) => match args.check().and_then(confine) {
+            Ok((options, planned)) => record(options, planned, args),
             Err(mistakes) => return usage("record", &mistakes),
         },
         Command::Prune(args) => match args.check() {
@@ -137,6 +146,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => match args.check() {
             Ok(options) => check::run(args, options, &mut io::stdout().lock()),
             Err(mistakes) => return usage("check", &mistakes),
+        },
+        Command::Plan(args) => match args.check().and_then(settle) {
+            Ok(Settled { options, budget, host }) => {
+                plan_tool::run(args, &options, budget, &host, &mut io::stdout().lock())
+            }
+            Err(mistakes) => return usage("plan", &mistakes),
         },
         Command::Venues => venues::list(&mut io::stdout().lock()),
         Command::New(args) => match args.text() {
@@ -148,7 +163,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &mut io::stdout().lock()),
         Command::Recover(args) => recover::run(args, &mut io::stdout().lock()),
         Command::Mem(args) => match args.check() {
-            Ok(process) => mem::run(args, process.as_ref(), &mut io::stdout().lock()),
+            Ok(asked) => mem::run(args, &asked, &mut io::stdout().lock()),
             Err(mistakes) => return usage("mem", &mistakes),
         },
         Command::Ctl(args) => match ctl::check(args) {
@@ -178,6 +193,7 @@ fn parse() -> Result<Cli, clap::Error> {
     match (&mut cli.command, matches.subcommand()) {
         (Command::Record(args), Some((_, matches))) => args.note_typed(matches),
         (Command::Check(args), Some((_, matches))) => args.record.note_typed(matches),
+        (Command::Plan(args), Some((_, matches))) => args.record.note_typed(matches),
         _ => {}
     }
     Ok(cli)
@@ -191,11 +207,41 @@ fn usage(command: &str, mistakes: &[String]) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
-    for feed in &options.feeds {
-        log::info!("{}: {}", feed.name(), feed.url());
+/// Options with their plan.
+struct Settled {
+    options: RecorderOptions,
+    budget: Budget,
+    host: Host,
+}
+
+fn settle(mut options: RecorderOptions) -> Result<Settled, Vec<String>> {
+    let host = Host::measure();
+    let budget = fit::settle(&mut options, &host).map_err(|mistake| vec![mistake])?;
+    Ok(Settled { options, budget, host })
+}
+
+/// Says what is planned; refuses what would not fit into the cgroup.
+fn confine(options: RecorderOptions) -> Result<(RecorderOptions, Planned), Vec<String>> {
+    let Settled { options, budget, host } = settle(options)?;
+    let needs = Needs::of(&options);
+    log::info!("{}", budget.in_short(&needs));
+    if let Some(confines) = Confines::own() {
+        confines.check(&budget, &needs, &host).map_err(|mistake| vec![mistake])?;
     }
-    let explain = Explain { sentences: Some(mem::own_sentences), ..Explain::default() };
+    let Rows { idle, full, large } = budget.rss;
+    let planned = Planned { idle_bytes: idle, full_bytes: full, large_bytes: large };
+    Ok((options, planned))
+}
+
+fn record(
+    options: RecorderOptions,
+    planned: Planned,
+    args: &RecordArgs,
+) -> anyhow::Result<Outcome> {
+    for feed in &options.feeds {
+        log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
+    }
+    let explain = Explain { sentences: Some(mem::own_sentences), plan: Some(planned) };
     let recorder = Recorder::start_explained(options, explain)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());

@@ -119,6 +119,16 @@ pub fn rfc3339(ts: UnixNs) -> String {
     zoned(ts).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// A time as in RFC 3339, with a zone: `2026-01-31T12:00:00Z`.
+///
+/// # Errors
+/// A sentence that quotes the text and says what would be right.
+pub fn from_rfc3339(text: &str) -> Result<UnixNs, String> {
+    let time: Option<jiff::Timestamp> = text.parse().ok();
+    let ns = time.and_then(|time| UnixNs::try_from(time.as_nanosecond()).ok());
+    ns.ok_or_else(|| format!("'{text}' is no time: write it as in 2026-01-31T12:00:00Z"))
+}
+
 /// How long until an HTTP date (RFC 9110 section 5.6.7); zero where it is past, `None` where it
 /// is no date.
 pub fn until_http_date(text: &str) -> Option<Duration> {
@@ -243,6 +253,21 @@ impl ClockWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:01Z", Some(1_000_000_000)),
+            ("1970-01-01T01:00:00.5+01:00", Some(500_000_000)),
+            ("1969-12-31T23:59:59Z", None),
+            ("2026-01-31", None),
+            ("", None),
+        ] {
+            let read = from_rfc3339(text);
+            assert_eq!(read.clone().ok(), expected, "{text}");
+            assert!(read.is_ok() || read.unwrap_err().contains(&format!("'{text}'")));
+        }
+    }
 
     const MS: u64 = 1_000_000;
     const START: u64 = 1_700_000_000_000_000_000;

@@ -48,6 +48,7 @@
 //! | | | while the disk takes nothing | the order to give up, or the next attempt in 2 s |
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt, the next pruning |
+//! | `own tape` | `recorder/own.rs` | its channel | the next line of the recorder's own figures |
 //! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
 //! | `admin` | `admin/server.rs` | `ppoll` | clients, answers to orders, the next sample of memory |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
@@ -65,10 +66,10 @@
 //!
 //! | layer | modules | what they are |
 //! |---|---|---|
-//! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
-//! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
+//! | words | [`units`], [`backoff`], [`folding`], [`clock`], [`printable`] | sizes and spans, waits, repeated trouble, the two clocks, foreign text |
+//! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`], [`heap_profile`] | the format, the pool, counters, memory figures, the disk, a look at the heap |
 //! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`], [`admin`] | what runs, and what runs before |
-//! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
+//! | process | [`config`], [`service`], [`logging`], [`report`], [`plan`], [`recorder`] | options, systemd, talk, the plan of memory, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
 //!
 //! # Which file owns what
@@ -83,6 +84,7 @@
 //! - [`feed::poll`]: feeds that are polled by HTTP. `schedule` decides when, as a pure machine,
 //!   `client` speaks to the server, `budget` is what all polls of a host share; [`feed::listen`] is
 //!   how they hear of another feed's connections and gaps.
+//! - [`feed::current`]: which feed a thread works for, so that [`logging`] can tell the journal.
 //! - [`feed::lines`]: from messages to lines: stamps, where a segment begins, gaps.
 //! - [`writer`]: the open segments, and what becomes of lines that the disk did not take.
 //! - [`storage`]: the file operations, behind one trait. Tests put a disk in memory there which
@@ -93,7 +95,11 @@
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
 //!   by `--keep`, and in which order of steps.
 //! - [`admin`]: what can be seen and steered from outside, over HTTP; [`tools::ctl`] speaks to it.
+//! - [`recorder::own`]: the tape on which the recorder records itself; [`memory::verdict`]: what
+//!   its figures over time say, which [`tools::mem::history`] shows.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
+//! - [`plan`]: what a recording will need, line by line, from its options alone; whoever adds a
+//!   buffer adds it there.
 //! - [`tools::check`]: the recorder's feeds, tried without its writer.
 //! - [`tools::venues`]: all that is known of venues, which is data in one file.
 //! - [`tools::simulate`]: a venue for trying and testing, which knows nothing of the recorder.
@@ -123,8 +129,11 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod feed;
+pub mod folding;
+pub mod heap_profile;
 pub mod logging;
 pub mod memory;
+pub mod plan;
 pub mod printable;
 pub mod recorder;
 pub mod recovery;

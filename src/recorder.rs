@@ -4,15 +4,15 @@
 //! end from the source on: feeds, writer, syncer, sealer; each closes the channel to the next.
 //! Prints nothing: figures are for who started it to show.
 
-use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use crate::admin::Admin;
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
@@ -20,7 +20,7 @@ use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
 use crate::feed::{FeedEnd, FeedPlan, Job};
-use crate::recovery;
+use crate::heap_profile;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
 use crate::service;
@@ -31,32 +31,42 @@ use crate::units::format_size;
 use crate::writer::{self, WriterOptions};
 
 mod feeds;
-mod folder;
-mod limits;
+pub(crate) mod folder;
+mod life;
+pub(crate) mod limits;
 pub mod lock;
 mod orders;
 mod overview;
+pub mod own;
+mod reload;
 mod sealing;
-mod signals;
+pub(crate) mod signals;
+mod status;
 mod summary;
+mod tapes;
 mod watch;
 
-use self::feeds::{Changes, Feeds, Workshop};
+use self::feeds::{Feeds, Workshop};
 use self::folder::FolderLock;
+use self::life::Watched;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
 use self::orders::Orders;
 pub use self::overview::Explain;
 use self::overview::start_admin;
+use self::own::{OwnTape, Sources};
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::summary::Summary;
+use self::tapes::{Prepared, prepare_tapes};
 use self::watch::{DiskNews, DiskWatch, StepLog};
 
 /// Feeds that a reload may add, beside as many again as there were at the start.
 const FEEDS_ADDED_MAX: usize = 64;
 /// The main thread looks around at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Until every feed has tried, the main thread looks this often.
+const STARTING_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// While ending, it looks this often whether a thread has ended.
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Feeds close within a second; who takes longer is left behind.
@@ -64,7 +74,8 @@ const FEEDS_END_MAX: Duration = Duration::from_secs(4);
 /// After a failed write the writer tries again this often.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// A writer that is inside one call to the disk for so long, beyond the longest time for which a
-/// feed is ready to wait, counts as dead.
+/// feed is ready to wait, counts as dead; so do syncer and sealer. Until then the disk may still
+/// come back, and all that the pool holds with it.
 const WRITER_CALL_MAX: Duration = Duration::from_mins(10);
 
 /// What the main thread waits for.
@@ -95,6 +106,8 @@ pub type Reload<'a> = dyn FnMut() -> Option<Result<RecorderOptions, Vec<String>>
 /// A running recorder.
 pub struct Recorder {
     feeds: Feeds,
+    /// The tape of its own, where it has one.
+    own: Option<OwnTape>,
     views: Views,
     stats: Arc<RecorderStats>,
     writer: JoinHandle<()>,
@@ -108,6 +121,11 @@ pub struct Recorder {
     signals: SignalThread,
     options: RecorderOptions,
     network: Arc<Network>,
+    started: Mono,
+    /// Whether systemd knows that it records.
+    is_ready: bool,
+    /// Who must go on for the watchdog to be fed.
+    threads: [Watched; 3],
     disk: DiskWatch,
     clocks: ClockWatch,
     steps: StepLog,
@@ -134,10 +152,7 @@ impl Recorder {
     /// As [`Recorder::start`].
     pub fn start_explained(options: RecorderOptions, explain: Explain) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
-        let feeds_max = match options.can_reload {
-            true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
-            false => options.feeds.len(),
-        };
+        let feeds_max = feeds_max(&options);
         let (send_event, events) = bounded(feeds_max + 16);
         let signals = SignalThread::start(send_event.clone())?;
         let lock = FolderLock::take(&options.out)?;
@@ -147,9 +162,11 @@ impl Recorder {
             let _ = to_main.send(Event::FolderGone);
         })?;
         raise_descriptor_limit(options.feeds.len() as u64);
-        let storage: Arc<dyn Storage> = Arc::new(Disk::new(&options.out));
+        let disk = Disk::new(&options.out).with_page_cache(options.page_cache);
+        let storage: Arc<dyn Storage> = Arc::new(disk);
         let stats = Arc::new(RecorderStats::default());
-        let (tapes, starts) = prepare_tapes(&*storage, &options)?;
+        stats.feeds.set(options.feeds.len() as u64);
+        let Prepared { own, tapes, starts } = prepare_tapes(&*storage, &options)?;
         let views = Views::default();
         for tape in &tapes {
             views.push(FeedView { name: tape.name.clone(), stats: tape.stats.clone() });
@@ -157,11 +174,20 @@ impl Recorder {
 
         let sealer = start_sealer(&storage, &options, &views, &stats)?;
         let queue = sealer.sender();
-        let (sync_items, syncer) =
-            syncer::spawn(storage.clone(), options.fsync, feeds_max, on_finished(queue))
-                .context("can't start the syncer")?;
+        // The recorder's own comes first: feeds that are added later get the numbers behind all.
+        let first_id = usize::from(own.is_some());
+        let tapes_max = first_id + feeds_max;
+        let (sync_items, syncer) = syncer::spawn(
+            storage.clone(),
+            options.fsync,
+            options.page_cache,
+            tapes_max,
+            stats.syncer.clone(),
+            on_finished(queue),
+        )
+        .context("can't start the syncer")?;
 
-        let plan = PoolPlan::new(options.queue_bytes, tapes.len());
+        let mut plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {
             log::info!(
                 "{} feeds need {} of memory in flight, more than --queue-bytes",
@@ -169,8 +195,12 @@ impl Recorder {
                 format_size(plan.bytes() as u64)
             );
         }
+        if own.is_some() {
+            plan = plan.with_own_tape(tapes.len());
+        }
+        let tapes: Vec<Tape> = own.iter().map(|own| own.tape.clone()).chain(tapes).collect();
         let pool = Arc::new(Pool::new(plan, tapes.len()));
-        let (parcels, received) = channel(plan, tapes.len(), feeds_max);
+        let (parcels, received) = channel(plan, tapes.len(), tapes_max);
         let (give_up, given_up) = bounded(0);
         let writer_options = WriterOptions {
             flush_every: options.flush_every,
@@ -190,6 +220,11 @@ impl Recorder {
         )
         .context("can't start the writer")?;
 
+        let own = own.and_then(|own| {
+            let sources =
+                Sources { views: views.clone(), stats: stats.clone(), pool: pool.clone() };
+            own.start(sources, parcels.clone(), options.rotation)
+        });
         let network = Arc::new(Network::start().context("can't start the resolver")?);
         let shop = Workshop {
             storage,
@@ -199,18 +234,29 @@ impl Recorder {
             stats: stats.clone(),
             rotation: options.rotation,
             events: send_event.clone(),
+            first_id,
             feeds_max,
             work: Job::run,
         };
         let (orders, send_order) = Orders::new(send_event.clone());
         // Before the feeds: what is wrong with its address ends the start.
-        let admin = start_admin(&options, &views, &stats, &pool, explain, send_order)?;
+        let admin =
+            start_admin(&options, &views, &stats, &pool, sealer.pulse(), explain, send_order)?;
         let summary = Summary::new(options.report_every, pool.clone(), Instant::now());
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
+        let threads = [
+            Watched::new("writer", stats.writer.clone()),
+            Watched::new("syncer", stats.syncer.clone()),
+            Watched::new("sealer", sealer.pulse()),
+        ];
         Ok(Recorder {
             feeds,
+            own,
             views,
             stats,
+            started: mono_now(),
+            is_ready: false,
+            threads,
             writer,
             syncer,
             sealer,
@@ -262,9 +308,13 @@ impl Recorder {
         let until = self.options.duration.map(|duration| started + duration);
         let watchdog = service::watchdog_interval().map(|interval| interval / 2);
         let look_every = watchdog.map_or(look_every, |at| at.min(look_every)).min(LOOK_EVERY);
-        service::ready(&self.status());
         let result = loop {
+            self.tell_systemd();
             let now = Instant::now();
+            let look_every = match self.is_ready {
+                true => look_every,
+                false => look_every.min(STARTING_LOOK_EVERY),
+            };
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
             let left = self.orders.look_every().map_or(left, |soon| left.min(soon));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
@@ -274,8 +324,6 @@ impl Recorder {
                 Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
                 ended => break ended.map(drop),
             }
-            service::watchdog();
-            service::status(&self.status());
         };
         service::stopping();
         let ended = self.end();
@@ -295,40 +343,41 @@ impl Recorder {
             return Err(self.lock.gone());
         }
         self.look_at_disk()?;
+        self.look_at_threads()?;
         self.look_at_clocks();
         let wanted = self.feeds.wanted();
+        self.stats.feeds.set(wanted as u64);
         if let Some(line) = self.summary.look(Instant::now(), &self.views.all(), wanted) {
             log::info!("{line}");
         }
+        self.look_at_own_tape();
         self.feeds.restart_failed(Instant::now());
         self.follow_orders(reload);
         self.is_to_end(event, reload)
     }
 
-    /// One line: what `systemctl status` shows.
-    fn status(&self) -> String {
-        let views = self.views.all();
-        let live: u64 = views.iter().map(|view| view.stats.live.get()).sum();
-        let messages: u64 = views.iter().map(|view| view.stats.messages.get()).sum();
-        let stalled = match self.disk.stalled_for(mono_now()) {
-            Some(span) => format!("; THE DISK STALLS: nothing written for {} s", span.as_secs()),
-            None if self.stats.disk_stalled.get() == 1 => "; THE DISK TAKES NOTHING".to_string(),
-            None => String::new(),
-        };
-        let wanted = self.feeds.wanted();
-        let paused = match self.feeds.paused() {
-            0 => String::new(),
-            n if n == wanted => ", PAUSED".to_string(),
-            n => format!(", {n} paused"),
-        };
-        format!("{live} of {wanted} feeds live{paused}, {messages} messages recorded{stalled}")
+    /// Tells when threads hang and when they go on. Who watches over the process ends it then, and
+    /// keeps where the thread hung; where nobody does, it ends itself.
+    fn look_at_threads(&mut self) -> anyhow::Result<()> {
+        self.feeds.look_for_hangs();
+        let call_max = self.call_max();
+        self.threads.iter_mut().for_each(|thread| thread.look(call_max));
+        match self.threads.iter().find_map(Watched::hanging) {
+            Some(name) if service::watchdog_interval().is_none() => bail!("the {name} hangs"),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long one call to the disk may last.
+    fn call_max(&self) -> Duration {
+        let patience = self.options.feeds.iter().map(FeedPlan::stall_deadline).max();
+        patience.unwrap_or_default() + WRITER_CALL_MAX
     }
 
     /// Tells when the disk begins to hold the writer up, and when it ends.
     fn look_at_disk(&mut self) -> anyhow::Result<()> {
         let now = mono_now();
-        let busy_since = self.stats.writer_busy_since.get();
-        match self.disk.look(now, (busy_since > 0).then_some(Mono(busy_since))) {
+        match self.disk.look(now, self.stats.writer.call_since()) {
             None => {}
             Some(DiskNews::Stalls { lasted, untold }) => {
                 let since = clock::wall_now().saturating_sub(lasted.as_nanos() as u64);
@@ -346,13 +395,18 @@ impl Recorder {
                 log::warn!("the disk takes data again after {:.1} s", lasted.as_secs_f64());
             }
         }
-        let patience = self.options.feeds.iter().map(FeedPlan::stall_deadline).max();
-        let limit = patience.unwrap_or_default() + WRITER_CALL_MAX;
         match self.disk.stalled_for(now) {
-            Some(span) if span > limit => {
+            Some(span) if span > self.call_max() => {
                 bail!("the writer is inside one call to the disk for {} s", span.as_secs())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Without it all else goes on.
+    fn look_at_own_tape(&mut self) {
+        if self.own.take_if(|own| own.is_dead()).is_some() {
+            log::error!("the recorder's own tape ends here: its thread failed");
         }
     }
 
@@ -399,6 +453,7 @@ impl Recorder {
                 log::info!("SIGUSR1: every feed begins a new segment");
                 self.rotate();
             }
+            Some(Event::Signal(SIGUSR2)) => write_heap_profile(&self.options.out),
             Some(Event::Signal(SIGHUP)) => {
                 // It has logged how that went.
                 let _ = self.reload(reload);
@@ -410,48 +465,6 @@ impl Recorder {
             }
         }
         Ok(false)
-    }
-
-    /// Reads the options again. What is wrong with them changes nothing. It logs how it went, and
-    /// says it.
-    fn reload(&mut self, reload: &mut Reload<'_>) -> anyhow::Result<String> {
-        service::reloading();
-        let changed = match reload() {
-            Some(Ok(options)) => self.change_options(options),
-            Some(Err(mistakes)) => {
-                mistakes.iter().for_each(|mistake| log::error!("{mistake}"));
-                let count = format!("{} mistakes in the options", mistakes.len());
-                Err(anyhow!(mistakes.join("; ")).context(count))
-            }
-            None => Err(anyhow!("options of the command line can't be reloaded; use --config")),
-        };
-        let done = changed.map(|Changes { added, removed, changed, unchanged }| {
-            format!(
-                "reloaded: {added} feeds added, {removed} removed, {changed} changed, {unchanged} \
-                 as they were"
-            )
-        });
-        match &done {
-            Ok(text) => log::info!("{text}"),
-            // The mistakes stand above.
-            Err(error) => log::error!("not reloaded, all goes on as it was: {error}"),
-        }
-        service::ready(&self.status());
-        done
-    }
-
-    fn change_options(&mut self, mut options: RecorderOptions) -> anyhow::Result<Changes> {
-        let plans = std::mem::take(&mut options.feeds);
-        self.network.connectors.forget();
-        let changes = self.feeds.change(plans.clone())?;
-        self.options.feeds = Vec::new();
-        if self.options != options {
-            log::warn!(
-                "options of the recorder itself have changed too: they count from the next start"
-            );
-        }
-        self.options.feeds = plans;
-        Ok(changes)
     }
 
     /// Ends everything in order, within the stop timeout.
@@ -472,6 +485,10 @@ impl Recorder {
         let mut trouble = Vec::new();
         if self.feeds.running() > 0 {
             trouble.push(format!("{} feeds did not end", self.feeds.running()));
+        }
+        // After the feeds: its last line is to tell all that they did.
+        if self.own.take().is_some_and(|own| !own.end()) {
+            trouble.push("the recorder's own tape did not end".to_string());
         }
         // The writer ends by itself; one that can't write is told to give up near the deadline.
         let Recorder {
@@ -498,11 +515,10 @@ impl Recorder {
         for (name, thread) in [("writer", writer), ("syncer", syncer)] {
             if !wait_for(&thread, deadline + LOOK_EVERY, &events) {
                 trouble.push(format!("the {name} did not end in time"));
-                let busy_since = Mono(stats.writer_busy_since.get());
-                if busy_since.0 > 0 {
+                if let Some(since) = stats.writer.call_since() {
                     trouble.push(format!(
                         "it waits for the disk for {} s; up to {} of lines in flight are lost",
-                        mono_now().since(busy_since).as_secs(),
+                        mono_now().since(since).as_secs(),
                         format_size(options.queue_bytes as u64)
                     ));
                 }
@@ -530,6 +546,25 @@ impl Recorder {
     }
 }
 
+/// So many feeds there may be, with those that reloads add.
+pub(crate) fn feeds_max(options: &RecorderOptions) -> usize {
+    match options.can_reload {
+        true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
+        false => options.feeds.len(),
+    }
+}
+
+fn write_heap_profile(folder: &Path) {
+    match heap_profile::write(folder) {
+        Ok(path) => log::info!(
+            "SIGUSR2: wrote a heap profile; read it with: go tool pprof -top -cum -lines {} '{}'",
+            heap_profile::program(),
+            path.display()
+        ),
+        Err(error) => log::warn!("SIGUSR2: no heap profile was written: {error}"),
+    }
+}
+
 /// Waits for a thread's end, looking at signals too.
 fn wait_for(thread: &JoinHandle<()>, deadline: Instant, events: &Receiver<Event>) -> bool {
     while !thread.is_finished() {
@@ -541,30 +576,6 @@ fn wait_for(thread: &JoinHandle<()>, deadline: Instant, events: &Receiver<Event>
         }
     }
     true
-}
-
-fn prepare_tapes(
-    storage: &dyn Storage,
-    options: &RecorderOptions,
-) -> anyhow::Result<(Vec<Tape>, Vec<recovery::Start>)> {
-    let names: HashSet<_> = options.feeds.iter().map(FeedPlan::name).collect();
-    assert_eq!(names.len(), options.feeds.len(), "names were checked to be different");
-    let (mut tapes, mut starts) = (Vec::new(), Vec::new());
-    let recorded: Vec<_> = options.feeds.iter().map(FeedPlan::name).collect();
-    let prepared = recovery::prepare_all(storage, &recorded);
-    for (feed, start) in options.feeds.iter().zip(prepared) {
-        let start = start.map_err(anyhow::Error::msg)?;
-        tapes.push(Tape {
-            name: feed.name().clone(),
-            url: feed.url().to_string(),
-            next_number: start.next_number,
-            next_index: start.next_index,
-            stats: Arc::default(),
-        });
-        starts.push(start);
-    }
-    recovery::finish_others(storage, &recorded);
-    Ok((tapes, starts))
 }
 
 #[cfg(test)]

@@ -17,12 +17,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::clock::{Mono, mono_now};
 
 /// Lookups under way at once.
-const THREADS: usize = 4;
+pub const THREADS: usize = 4;
 /// Hosts waiting for their turn, and questions waiting for one host; each feed has at most one
 /// question that still counts.
 const QUEUE_MAX: usize = 4096;
 /// glibc's name service modules are loaded and run on this stack.
-const STACK_BYTES: usize = 256 << 10;
+pub(crate) const STACK_BYTES: usize = 256 << 10;
 
 /// What becomes of an answer.
 pub type Reply = Box<dyn FnOnce(io::Result<Vec<SocketAddr>>) + Send>;

@@ -34,6 +34,21 @@ pub fn watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
+/// [`watchdog`] comes no later than this from now on, where systemd watches at all.
+pub fn watchdog_within(limit: Duration) {
+    if watchdog_interval().is_some() {
+        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        notify(&[NotifyState::WatchdogUsec(limit), NotifyState::Watchdog]);
+    }
+}
+
+/// [`watchdog`] comes as often again as systemd asked for at the start.
+pub fn watchdog_as_before() {
+    if let Some(interval) = watchdog_interval() {
+        watchdog_within(interval);
+    }
+}
+
 /// How often [`watchdog`] must be called, where systemd asks for it at all.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()

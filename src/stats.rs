@@ -15,9 +15,15 @@ pub use self::phase::{Cause, Causes, Phase, PhaseCell};
 pub use self::views::{FeedView, Views};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::clock::{Mono, mono_now};
 use crate::tape::event::GapReason;
+
+/// Between two signs of life a thread works for milliseconds; so long is for a machine that has
+/// no time for it.
+const WORK_MAX: Duration = Duration::from_secs(30);
 
 /// A count that one thread adds to and others look at.
 #[derive(Debug, Default)]
@@ -75,6 +81,64 @@ impl Words {
     /// The words; empty where nothing was said yet.
     pub fn get(&self) -> String {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A thread's signs of life. It says by when it will be heard of again, and when it is inside a
+/// call to the disk, which may take longer than anybody knows.
+#[derive(Debug)]
+pub struct Pulse {
+    /// How long it works at most between two signs of life, in nanoseconds.
+    work_max_ns: u64,
+    /// Monotonic time by which it will be heard of again; 0 before its first sign.
+    due: Counter,
+    /// Monotonic time at which the call to the disk began that it is in; 0 while it is in none.
+    call_since: Counter,
+}
+
+impl Pulse {
+    /// Of a thread that works no longer than `work_max` between two signs of life.
+    pub fn new(work_max: Duration) -> Pulse {
+        let work_max_ns = u64::try_from(work_max.as_nanos()).unwrap_or(u64::MAX);
+        Pulse { work_max_ns, due: Counter::default(), call_since: Counter::default() }
+    }
+
+    /// It works.
+    pub fn works(&self) {
+        self.waits_until(Some(mono_now()));
+    }
+
+    /// It waits, until then at the latest; `None` is for ever.
+    pub fn waits_until(&self, at: Option<Mono>) {
+        self.due.set(at.map_or(u64::MAX, |at| at.0.saturating_add(self.work_max_ns)));
+    }
+
+    /// A call to the disk begins.
+    pub fn call_begins(&self) {
+        self.call_since.set(mono_now().0);
+    }
+
+    /// It is over.
+    pub fn call_ends(&self) {
+        // In this order: who sees that it is in no call any more sees the sign of life too.
+        self.works();
+        self.call_since.set(0);
+    }
+
+    /// When the call to the disk began that it is in.
+    pub fn call_since(&self) -> Option<Mono> {
+        Some(Mono(self.call_since.get())).filter(|since| since.0 > 0)
+    }
+
+    /// By when it should have been heard of; `None` before its first sign of life.
+    pub fn due(&self) -> Option<Mono> {
+        Some(Mono(self.due.get())).filter(|due| due.0 > 0)
+    }
+}
+
+impl Default for Pulse {
+    fn default() -> Pulse {
+        Pulse::new(WORK_MAX)
     }
 }
 
@@ -151,6 +215,8 @@ pub struct FeedStats {
     pub hole_since: Counter,
     /// The number of that hole's reason, in [`GapReason::ALL`].
     pub hole_reason: Counter,
+    /// Its thread's signs of life.
+    pub pulse: Pulse,
     /// Messages put on the tape.
     pub messages: Counter,
     /// Their payload bytes.
@@ -195,6 +261,11 @@ pub struct FeedStats {
 }
 
 impl FeedStats {
+    /// Whether it tried to connect, or to poll, and knows how that went.
+    pub fn has_tried(&self) -> bool {
+        self.connections.get() + self.connect_failures.get() > 0
+    }
+
     /// Something of the feed could not be synced, so that a power cut may take it: a hole, which
     /// is counted once until the writer has put it on the tape.
     pub fn sync_failed(&self) {
@@ -207,15 +278,18 @@ impl FeedStats {
 /// Counters of the whole recorder.
 #[derive(Debug, Default)]
 pub struct RecorderStats {
-    /// Monotonic time, in nanoseconds, at which the writer began the call to the disk that it is
-    /// in; 0 while it is in none. The main thread sees by it whether the disk stalls.
-    pub writer_busy_since: Counter,
+    /// The writer's signs of life. The main thread sees by them whether the disk stalls.
+    pub writer: Arc<Pulse>,
+    /// Those of the syncer.
+    pub syncer: Arc<Pulse>,
     /// Seals that failed.
     pub seal_failures: Counter,
     /// Segments deleted by `--keep` and `--keep-bytes`, of any feed.
     pub pruned_segments: Counter,
     /// Their bytes on disk.
     pub pruned_bytes: Counter,
+    /// Feeds that are wanted now.
+    pub feeds: Counter,
     /// 1 while the writer can't write and tries again.
     pub disk_stalled: Counter,
     /// Monotonic time, in nanoseconds, at which the main thread last looked around.

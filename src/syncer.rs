@@ -22,18 +22,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
-use crate::stats::FeedStats;
-use crate::storage::{self, Storage};
+use crate::stats::{FeedStats, Pulse};
+use crate::storage::{self, PageCache, Storage, StorageFile, WriteBehind};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
 
 /// Deep enough for paths and formatting; nothing recurses here.
-const STACK_BYTES: usize = 128 << 10;
+pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// Finished segments that may wait for their names; more of them wait for the next start.
 const UNNAMED_MAX: usize = 256;
 /// Where nothing is due by time, names that the disk refused are tried again this often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A segment that has grown by so much is looked at before it is time: what is not written yet
+/// can't leave the page cache.
+pub const GROWN_BYTES: u64 = 8 << 20;
+/// Finished segments whose last pages are still being written while nothing is synced; of more of
+/// them these pages stay in the cache.
+const LEAVING_MAX: usize = 256;
 
 /// When bytes are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +72,12 @@ pub enum SyncItem {
         /// First index after it.
         next_index: u64,
     },
+    /// A segment has grown by [`GROWN_BYTES`] since it was said the last time. Nothing is lost
+    /// where it is not said.
+    Grown {
+        /// Whose.
+        feed: FeedId,
+    },
     /// A segment could not be written any more and stays open for recovery.
     Abandoned {
         /// Whose.
@@ -73,30 +85,35 @@ pub enum SyncItem {
     },
 }
 
-/// Starts the syncer, for up to so many feeds. It ends when the writer drops its sender,
-/// after the last segment; then it drops `on_finished`, and with it the way to the sealer.
+/// Starts the syncer, for up to so many feeds; `pulse` gets its signs of life. It ends when the
+/// writer drops its sender, after the last segment; then it drops `on_finished`, and with it the
+/// way to the sealer.
 ///
 /// # Errors
 /// No thread to be had.
 pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
+    page_cache: PageCache,
     feeds_max: usize,
+    pulse: Arc<Pulse>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
     let (sender, items) = bounded(4 * feeds_max + 64);
-    let syncer = Syncer::new(storage, policy, on_finished);
+    let syncer = Syncer::new(storage, policy, page_cache, on_finished);
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
-        .spawn(move || syncer.run(&items))?;
+        .spawn(move || syncer.run(&items, &pulse))?;
     Ok((sender, thread))
 }
 
 struct Open {
     segment: SegmentFile,
     synced: u64,
+    /// Where nothing is synced while it is open.
+    written: WriteBehind,
 }
 
 /// A segment on its way to its final name.
@@ -130,7 +147,10 @@ struct Next {
 pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
+    page_cache: PageCache,
     open: HashMap<FeedId, Open>,
+    /// Finished ones that were not synced, to leave the page cache the next time.
+    leaving: Vec<Arc<dyn StorageFile>>,
     next: HashMap<FeedId, Next>,
     dirty_folders: Vec<Folder>,
     /// Finished segments that don't have their final names yet.
@@ -144,12 +164,15 @@ impl Syncer {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         policy: FsyncPolicy,
+        page_cache: PageCache,
         on_finished: Box<dyn FnMut(SegmentName) + Send>,
     ) -> Syncer {
         Syncer {
             storage,
             policy,
+            page_cache,
             open: HashMap::new(),
+            leaving: Vec::new(),
             next: HashMap::new(),
             dirty_folders: Vec::new(),
             unnamed: Vec::new(),
@@ -158,14 +181,18 @@ impl Syncer {
         }
     }
 
-    fn run(mut self, items: &Receiver<SyncItem>) {
+    fn run(mut self, items: &Receiver<SyncItem>, pulse: &Arc<Pulse>) {
+        storage::call::show_in(pulse.clone());
         let every = match self.policy {
             FsyncPolicy::Every(every) => every,
             FsyncPolicy::Segment | FsyncPolicy::Never => LOOK_EVERY,
         };
         let mut due: Mono = mono_now().after(every);
         loop {
-            match items.recv_timeout(due.since(mono_now())) {
+            pulse.waits_until(Some(due.max(mono_now())));
+            let item = items.recv_timeout(due.since(mono_now()));
+            pulse.works();
+            match item {
                 Ok(item) => self.handle(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -175,12 +202,16 @@ impl Syncer {
                 self.name_finished();
                 match self.policy {
                     FsyncPolicy::Every(_) => self.sync_all(),
-                    FsyncPolicy::Segment | FsyncPolicy::Never => self.sync_folders(),
+                    FsyncPolicy::Segment | FsyncPolicy::Never => {
+                        self.write_behind_all();
+                        self.sync_folders();
+                    }
                 }
                 due = now.after(every);
             }
         }
         self.end();
+        pulse.waits_until(None);
     }
 
     /// The last sync, and the numbers with which the next run goes on.
@@ -191,6 +222,7 @@ impl Syncer {
             self.write_next(feed, &next);
         }
         self.sync_folders();
+        self.write_behind_all();
         for finished in &self.unnamed {
             let path = finished.name.path(Form::Open);
             log::error!("'{}' is whole but keeps its name until the next start", path.display());
@@ -212,7 +244,8 @@ impl Syncer {
                     self.folder_is_dirty(feed, folder);
                 }
                 self.folder_is_dirty(feed, segment.folder());
-                self.open.insert(feed, Open { segment, synced: 0 });
+                let written = WriteBehind::default();
+                self.open.insert(feed, Open { segment, synced: 0, written });
             }
             SyncItem::Finished { feed, next_index } => {
                 if let Some(next) = self.next.get_mut(&feed) {
@@ -224,6 +257,12 @@ impl Syncer {
                 }
                 if self.policy == FsyncPolicy::Segment {
                     self.write_due();
+                }
+            }
+            SyncItem::Grown { feed } => {
+                if let Some(mut open) = self.open.remove(&feed) {
+                    self.grown(feed, &mut open);
+                    self.open.insert(feed, open);
                 }
             }
             SyncItem::Abandoned { feed } => {
@@ -249,6 +288,12 @@ impl Syncer {
                 next.is_due = false;
             }
             return;
+        }
+        if self.policy == FsyncPolicy::Never {
+            self.write_behind(&mut open);
+            if self.page_cache == PageCache::Drop && self.leaving.len() < LEAVING_MAX {
+                self.leaving.push(open.segment.file.clone());
+            }
         }
         let name = open.segment.name.clone();
         self.unnamed.push(Finished { feed, name, refused: false });
@@ -280,10 +325,48 @@ impl Syncer {
         if !finished.refused {
             let path = finished.name.path(Form::Open);
             let why = storage::explain(&*self.storage, error);
-            log::error!("can't give '{}' its final name: {why}; tried again", path.display());
+            let feed = finished.name.feed.as_str();
+            log::error!(feed; "can't give '{}' its final name: {why}; tried again", path.display());
         }
         if self.unnamed.len() < UNNAMED_MAX {
             self.unnamed.push(Finished { refused: true, ..finished });
+        }
+    }
+
+    /// A segment has grown by much since the last time: so much of it is dirty at most.
+    fn grown(&self, feed: FeedId, open: &mut Open) {
+        match (self.page_cache, self.policy) {
+            (PageCache::Keep, _) => {}
+            (PageCache::Drop, FsyncPolicy::Every(_)) => {
+                // It may have been synced since it was said.
+                if open.segment.progress.written() - open.synced >= GROWN_BYTES {
+                    self.sync(feed, open);
+                }
+            }
+            (PageCache::Drop, FsyncPolicy::Segment | FsyncPolicy::Never) => self.write_behind(open),
+        }
+    }
+
+    /// Has the kernel write and forget what is not synced while it is open, and forget what was
+    /// finished before.
+    pub(crate) fn write_behind_all(&mut self) {
+        let mut open = std::mem::take(&mut self.open);
+        for open in open.values_mut() {
+            self.write_behind(open);
+        }
+        self.open = open;
+        for file in self.leaving.drain(..) {
+            file.drop_cache(0, 0);
+        }
+    }
+
+    fn write_behind(&self, open: &mut Open) {
+        match self.page_cache {
+            PageCache::Keep => {}
+            PageCache::Drop => {
+                let written = open.segment.progress.written();
+                open.written.step(&*open.segment.file, written);
+            }
         }
     }
 
@@ -334,13 +417,15 @@ impl Syncer {
         self.stats[&feed].sync_times.observe(mono_now().since(begun));
         match synced {
             Ok(()) => {
-                open.segment.file.drop_cache(open.synced, written - open.synced);
+                // From the start: the page in which the last sync ended was not whole then.
+                open.segment.file.drop_cache(0, written);
                 open.synced = written;
             }
             Err(error) => {
                 // What was not synced may be gone from the cache too: it is not tried again.
                 let path = open.segment.name.path(Form::Open);
                 log::error!(
+                    feed = open.segment.name.feed.as_str();
                     "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
                      it",
                     path.display(),
@@ -404,7 +489,8 @@ impl Syncer {
         let folder = Path::new(&folder);
         let result = self.replace_next(folder, next.number, next.index);
         if let Err(error) = result {
-            log::warn!("can't write '{}/.next': {error}", folder.display());
+            let feed = next.feed.as_str();
+            log::warn!(feed; "can't write '{}/.next': {error}", folder.display());
         } else {
             self.folder_is_dirty(feed, folder.to_path_buf());
         }
@@ -432,3 +518,6 @@ impl Syncer {
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
+
+#[cfg(test)]
+mod tests;

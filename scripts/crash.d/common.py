@@ -19,6 +19,12 @@ PACKAGES = {
     "nbdfuse": "nbdfuse fuse3",
     "faketime": "faketime",
     "fuse2fs": "fuse2fs",
+    "systemd-analyze": "systemd",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ionice": "util-linux",
+    "strip": "binutils",
+    "ip": "iproute2",
 }
 
 

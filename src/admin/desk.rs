@@ -3,6 +3,8 @@
 //! Owns the answers in JSON; `metrics.rs` has those for Prometheus. It looks, and hands orders on;
 //! it changes nothing itself.
 
+use std::io;
+
 use serde_json::{Map, Value, json};
 
 use super::connection::Served;
@@ -17,6 +19,7 @@ use super::samples::Samples;
 use crate::block::Asker;
 use crate::clock::{self, Mono, mono_now};
 use crate::feed::wait::Waker;
+use crate::heap_profile;
 use crate::stats::{FeedView, GapNote};
 use crate::tape::event::GapReason;
 
@@ -111,6 +114,13 @@ impl Desk {
             Route::Gaps(since) => Response::json(200, &self.gaps(*since)),
             Route::Memory => Response::json(200, &self.memory(now)),
             Route::Events(since) => Response::json(200, &self.events(*since)),
+            Route::HeapProfile => match heap_profile() {
+                Ok(text) => Response::new(200, TEXT, text),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    Response::of(&Wrong::new(501, error.to_string()))
+                }
+                Err(error) => Response::of(&Wrong::new(503, error.to_string())),
+            },
             Route::Order(_) => unreachable!("orders are handed on"),
         }
     }
@@ -217,6 +227,12 @@ impl Desk {
             .collect();
         json!({ "next": found.next, "missed": found.missed, "events": events })
     }
+}
+
+/// A heap profile in the text that pprof reads.
+fn heap_profile() -> io::Result<Vec<u8>> {
+    let folder = tempfile::tempdir()?;
+    heap_profile::write(folder.path()).and_then(std::fs::read)
 }
 
 fn feed(view: &FeedView, now: Mono, now_ns: u64) -> Value {

@@ -2,8 +2,8 @@
 //! came, one answer into bytes.
 //!
 //! Owns what a right request is, and the limits of one. No sockets here. Strict on purpose: what
-//! can be read in two ways (two lengths, a length and chunks, two hosts) is refused, so that nothing
-//! before us can be made to read it differently. No chunked bodies, no upgrades.
+//! can be read in two ways (two lengths, a length and chunks, two hosts) is refused, so that
+//! nothing before us can be made to read it differently. No chunked bodies, no upgrades.
 
 use std::fmt::Write;
 
@@ -241,8 +241,8 @@ impl Response {
     /// The bytes to be sent. `head_only`: the answer to a HEAD.
     pub fn render(&self, head_only: bool, keep_alive: bool) -> Vec<u8> {
         let mut head = format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\n",
+            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
             self.status,
             reason(self.status),
             self.content_type,

@@ -156,7 +156,8 @@ fn look_for_others(path: &Path) -> Result<(), String> {
         }
         Ok(_) => match UnixStream::connect(path) {
             Ok(_) => Err(format!(
-                "can't listen at 'unix:{shown}': somebody listens there already; choose another path"
+                "can't listen at 'unix:{shown}': somebody listens there already; choose another \
+                 path"
             )),
             Err(_) => Ok(()),
         },

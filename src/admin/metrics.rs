@@ -348,7 +348,7 @@ mod tests {
             # HELP feedtape_build The program.
             # TYPE feedtape_build info
             feedtape_build_info{version="0.1.0"} 1
-            # HELP feedtape_receive_lag_seconds From the socket's stamp of a line until the writer has written it, once for what is written together.
+            # HELP feedtape_receive_lag_seconds From the stamp of a line until it is written, once for what is written together.
             # TYPE feedtape_receive_lag_seconds histogram
             # UNIT feedtape_receive_lag_seconds seconds
             feedtape_receive_lag_seconds_bucket{le="0.0001"} 0
@@ -379,7 +379,7 @@ mod tests {
             # HELP feedtape_build_info The program.
             # TYPE feedtape_build_info gauge
             feedtape_build_info{version="0.1.0"} 1
-            # HELP feedtape_receive_lag_seconds From the socket's stamp of a line until the writer has written it, once for what is written together.
+            # HELP feedtape_receive_lag_seconds From the stamp of a line until it is written, once for what is written together.
             # TYPE feedtape_receive_lag_seconds histogram
             feedtape_receive_lag_seconds_bucket{le="0.0001"} 0
             feedtape_receive_lag_seconds_bucket{le="0.00025"} 0

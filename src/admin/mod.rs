@@ -56,6 +56,12 @@ pub const fn memory_bytes_max(feeds: usize) -> usize {
     CLIENTS_MAX * BUF_BYTES_MAX + largest + 2 * answer + kept
 }
 
+/// What of that is there while hardly anybody asks: what is kept to be told, and an answer of the
+/// largest kind.
+pub const fn memory_bytes_kept(feeds: usize) -> usize {
+    SAMPLES_BYTES_MAX + events::BYTES_MAX + GAPS_BYTES_MAX + 2 * feeds * FEED_BYTES_MAX
+}
+
 /// What is needed to start.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminOptions {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::block::Pool;
 use crate::clock::{Mono, UnixNs};
-use crate::stats::{FeedView, Phase, RecorderStats, Views};
+use crate::stats::{FeedView, Phase, Pulse, RecorderStats, Views};
 use crate::units::format_span;
 
 /// The main thread looks around every second; reading options again may take a while.
@@ -51,6 +51,8 @@ pub struct Overview {
     pub views: Views,
     /// The recorder.
     pub stats: Arc<RecorderStats>,
+    /// Signs of life of those without whom nothing is recorded.
+    pub pulses: Vec<(&'static str, Arc<Pulse>)>,
     /// What is on its way to the disk.
     pub pool: Arc<Pool>,
     /// The recording's folder.
@@ -92,10 +94,20 @@ impl Overview {
     /// the process, as soon as the main thread sees it.
     pub(super) fn ills(&self, now: Mono) -> Vec<String> {
         let silent = now.since(Mono(self.stats.main_at.get()).max(self.started));
-        match silent > MAIN_SILENT_MAX {
-            true => vec![format!("the main thread is silent for {} s", silent.as_secs())],
-            false => Vec::new(),
+        let mut ills = Vec::new();
+        if silent > MAIN_SILENT_MAX {
+            ills.push(format!("the main thread is silent for {} s", silent.as_secs()));
         }
+        for (name, pulse) in &self.pulses {
+            // One that waits for the disk is not ill.
+            if let Some(due) = pulse.due()
+                && now > due
+                && pulse.call_since().is_none()
+            {
+                ills.push(format!("the {name} hangs for {} s", now.since(due).as_secs()));
+            }
+        }
+        ills
     }
 
     /// Why not everything is recorded; nothing where it is.
@@ -112,9 +124,8 @@ impl Overview {
 
     /// Why the disk takes nothing, where it does not.
     fn disk_trouble(&self, now: Mono) -> Option<String> {
-        let since = self.stats.writer_busy_since.get();
-        let lasted = now.since(Mono(since));
-        if since > 0 && lasted >= CALL_MAX {
+        let lasted = self.stats.writer.call_since().map(|since| now.since(since));
+        if let Some(lasted) = lasted.filter(|lasted| *lasted >= CALL_MAX) {
             Some(format!("the disk stalls: a call to it lasts {} s", lasted.as_secs()))
         } else if self.stats.disk_stalled.get() == 1 {
             Some("the disk takes nothing; see the log".to_string())
@@ -213,9 +224,10 @@ mod tests {
         feeds[1].stats.phase.set(Phase::Ended);
         assert!(reasons(130).is_empty());
         assert_eq!(reasons(131), ["the main thread is silent for 31 s"]);
-        overview.stats.writer_busy_since.set(at(99).0);
-        assert_eq!(reasons(101), ["the disk stalls: a call to it lasts 2 s"]);
-        overview.stats.writer_busy_since.set(0);
+        overview.pulses[0].1.waits_until(Some(at(60)));
+        assert!(reasons(90).is_empty());
+        assert_eq!(reasons(101), ["the writer hangs for 11 s"]);
+        overview.pulses[0].1.waits_until(None);
         overview.stats.disk_free_bytes.set(999);
         assert_eq!(reasons(101), ["the disk is nearly full: less than --min-free is free"]);
         overview.stats.disk_free_bytes.set(1000);

@@ -28,6 +28,8 @@ pub enum Route {
     Memory,
     /// Lines of the log from this number on.
     Events(u64),
+    /// Who holds how much of the heap, in builds that can tell.
+    HeapProfile,
     /// An order.
     Order(Ask),
 }
@@ -65,6 +67,7 @@ fn read(path: &str, query: &str) -> Result<Option<Route>, Wrong> {
         "/api/recorder" => Route::Recorder,
         "/api/feeds" => Route::Feeds,
         "/api/gaps" => Route::Gaps(since(query)?),
+        "/debug/pprof/heap" => Route::HeapProfile,
         "/api/memory" => Route::Memory,
         "/api/events" => Route::Events(since(query)?),
         _ => return Ok(page::find(path).map(Route::Page)),

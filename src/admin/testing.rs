@@ -22,6 +22,7 @@ pub(super) fn overview(feeds: &[&str]) -> Overview {
     Overview {
         views,
         stats: Arc::default(),
+        pulses: vec![("writer", Arc::default())],
         pool: Arc::new(Pool::new(PoolPlan::new(1 << 20, feeds.len()), feeds.len())),
         out: "/tapes".into(),
         host: "box".to_string(),

@@ -31,7 +31,7 @@ pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
 pub use self::poll::PollArgs;
 use self::recorder::Common;
-pub use self::recorder::{RecorderArgs, read_token};
+pub use self::recorder::{QUEUE_BYTES, RecorderArgs, read_token};
 use self::typed::{Known, Options};
 use crate::admin::AdminOptions;
 use crate::feed::FeedPlan;
@@ -42,6 +42,7 @@ use crate::feed::tls::TlsConnectors;
 use crate::feed::url::{FeedUrl, is_http};
 use crate::sealer::Compression;
 use crate::sealer::retention::Keep;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::name::FeedName;
 
@@ -111,8 +112,12 @@ pub struct RecorderOptions {
     pub flush_every: Duration,
     /// When they are on the disk.
     pub fsync: FsyncPolicy,
-    /// Memory for what is in flight.
+    /// What becomes of the page cache of what was written.
+    pub page_cache: PageCache,
+    /// Memory for what is in flight; with `memory` it is settled by the plan.
     pub queue_bytes: usize,
+    /// Memory for all, which then decides on `queue_bytes`.
+    pub memory: Option<u64>,
     /// Time to end in order.
     pub stop_timeout: Duration,
     /// Nothing is written while less is free.
@@ -121,6 +126,8 @@ pub struct RecorderOptions {
     pub keep: Keep,
     /// The log tells so often how things stand; zero is never.
     pub report_every: Duration,
+    /// How often the recorder records its own figures; `None`: it doesn't.
+    pub self_every: Option<Duration>,
     /// Where to listen for who looks and steers; none is off.
     pub admin: Option<AdminOptions>,
 }
@@ -137,6 +144,19 @@ impl RecordArgs {
     /// Reads the file again; `None` where there is none.
     pub fn reload(&self) -> Option<Result<RecorderOptions, Vec<String>>> {
         self.sources.config.is_some().then(|| self.check())
+    }
+
+    /// As [`RecordArgs::check`], for commands that record nothing: where to is not asked of those
+    /// who only try a URL.
+    ///
+    /// # Errors
+    /// All mistakes, a sentence each.
+    pub fn check_without_out(&self) -> Result<RecorderOptions, Vec<String>> {
+        let mut record = self.clone();
+        if record.sources.config.is_none() {
+            record.recorder.out.get_or_insert_default();
+        }
+        record.check()
     }
 
     /// Reads the file, if there is one, and checks everything.
@@ -412,7 +432,7 @@ fn split_name(text: &str) -> (Option<&str>, &str) {
 
 fn check_name(name: &str, names: &mut HashSet<FeedName>) -> Result<FeedName, String> {
     let name = FeedName::new(name)?;
-    if name.as_str().starts_with('_') {
+    if name.is_own() {
         return Err(format!("'{name}' can't name a feed: a leading _ is for the recorder's own"));
     }
     if !names.insert(name.clone()) {

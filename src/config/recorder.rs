@@ -14,6 +14,7 @@ use crate::feed::OnStall;
 use crate::feed::lines::Rotation;
 use crate::feed::tls::TlsConnectors;
 use crate::sealer::Compression;
+use crate::storage::PageCache;
 use crate::syncer::FsyncPolicy;
 use crate::tape::event::StampClock;
 
@@ -21,6 +22,9 @@ use crate::tape::event::StampClock;
 const TOKEN_BYTES_MAX: u64 = 4 << 10;
 /// .. and not shorter: it can be tried from afar.
 const TOKEN_BYTES_MIN: usize = 16;
+/// Smallest and largest `--queue-bytes`.
+pub const QUEUE_BYTES: [&str; 2] = ["256KiB", "1GiB"];
+const QUEUE_BYTES_DEFAULT: &str = "4MiB";
 
 /// What was typed, or written at the top of a file.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,9 +69,21 @@ pub struct RecorderArgs {
     #[arg(long, value_name = "SPAN", default_value = "1s", help_heading = "Recording")]
     pub fsync: String,
 
+    /// What becomes of the tapes' page cache, which in a container counts as memory: `drop` (what
+    /// is on the disk leaves it at once) or `keep` (it stays for who reads the tapes soon, until
+    /// the kernel wants the memory).
+    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = "Recording")]
+    pub page_cache: String,
+
     /// Memory for messages on their way to the disk, over all feeds. [256KiB..1GiB]
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Recording")]
-    pub queue_bytes: String,
+    /// [default: 4MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Recording")]
+    pub queue_bytes: Option<String>,
+
+    /// Memory for the whole recorder, at the worst: what the plan leaves of it is used in the place
+    /// of --queue-bytes. `feedtape plan` shows the sum. [1MiB..64GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Recording")]
+    pub memory: Option<String>,
 
     /// When that memory is full: `block` waits (the venue is held back by TCP), `drop` drops and
     /// counts the newest messages (large ones wait up to a second for each other).
@@ -94,6 +110,10 @@ pub struct RecorderArgs {
     /// Log a line so often: messages, feeds, gaps, queue, memory. 0 is off. [1s..30d]
     #[arg(long, value_name = "SPAN", default_value = "1h", help_heading = "Recording")]
     pub report_every: String,
+    /// Record the recorder's own figures this often, as the feed _feedtape: memory, queue,
+    /// messages, losses. `feedtape mem --history` draws them. 0 is never. [100ms..1h]
+    #[arg(long, value_name = "SPAN", default_value = "10s", help_heading = "Recording")]
+    pub self_every: String,
 
     /// Listen here for metrics, health, orders (`feedtape ctl`) and a dashboard: 127.0.0.1:9464,
     /// [::1]:9464 or unix:/run/feedtape/admin.sock. Port 0 takes a free one, which the log tells.
@@ -144,12 +164,18 @@ impl RecorderArgs {
             compression: self.check_compression(mistakes),
             flush_every: mistakes.span("--flush-every", &self.flush_every, "1ms", "10s", false),
             fsync: self.check_fsync(mistakes),
-            queue_bytes: mistakes.size("--queue-bytes", &self.queue_bytes, "256KiB", "1GiB")
-                as usize,
+            page_cache: self.check_page_cache(mistakes),
+            queue_bytes: self.check_queue_bytes(mistakes),
+            memory: self
+                .memory
+                .as_ref()
+                .map(|text| mistakes.size("--memory", text, "1MiB", "64GiB")),
             stop_timeout: mistakes.span("--stop-timeout", &self.stop_timeout, "1s", "1h", false),
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
             report_every: mistakes.span("--report-every", &self.report_every, "1s", "30d", true),
+            self_every: Some(mistakes.span("--self-every", &self.self_every, "100ms", "1h", true))
+                .filter(|every| !every.is_zero()),
             admin: self.check_admin(mistakes),
         }
     }
@@ -173,6 +199,16 @@ impl RecorderArgs {
                 .map(|text| mistakes.number("--max-messages", text, 1, u64::MAX)),
             connectors,
         }
+    }
+
+    fn check_queue_bytes(&self, mistakes: &mut Mistakes) -> usize {
+        let [min, max] = QUEUE_BYTES;
+        let text = self.queue_bytes.as_deref();
+        if text.is_some() && self.memory.is_some() {
+            let what = "decides on the size of --queue-bytes, which is given too; give one of them";
+            mistakes.about("--memory", what);
+        }
+        mistakes.size("--queue-bytes", text.unwrap_or(QUEUE_BYTES_DEFAULT), min, max) as usize
     }
 
     fn check_rotation(&self, mistakes: &mut Mistakes) -> Rotation {
@@ -243,6 +279,11 @@ impl RecorderArgs {
             }
         }
         Some(AdminOptions { address, token })
+    }
+
+    fn check_page_cache(&self, mistakes: &mut Mistakes) -> PageCache {
+        let words = [("drop", PageCache::Drop), ("keep", PageCache::Keep)];
+        mistakes.word("--page-cache", &self.page_cache, &words)
     }
 
     fn check_fsync(&self, mistakes: &mut Mistakes) -> FsyncPolicy {

@@ -1,7 +1,7 @@
 //! One open connection: reading messages, sending what must be sent, and closing.
 //!
 //! Owns the WebSocket and what its errors mean. Decides nothing ([`super::session`] does) and
-//! never waits.
+//! never waits. Sees to it that the memory of a large message is given back.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,11 +14,16 @@ use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 use super::session::Reason;
 use super::socket::Socket;
 use super::transport::{Stream, printable};
-use super::upgrade::Upgraded;
+use super::upgrade::{READ_BUFFER_BYTES, Upgraded};
 use super::wait::Interest;
 
 /// What is thrown away at once after a protocol error.
 const DISCARD_BYTES: usize = 4096;
+/// A message from so many bytes on has its pages given back at once. Smaller ones are not worth
+/// the system call, and lie beside others in the C library's heap.
+const RELEASE_BYTES_MIN: usize = 128 << 10;
+/// No system has larger pages than this, and few have.
+const PAGE_BYTES_MAX: usize = 64 << 10;
 
 /// What a read brought.
 #[derive(Debug)]
@@ -45,12 +50,14 @@ pub struct Connection {
     wants_write: bool,
     /// After a protocol error frames can't be told apart any more.
     discards: bool,
+    /// The last message that the read buffer had to grow for.
+    large: Option<Bytes>,
 }
 
 impl Connection {
     /// Takes over after the upgrade.
     pub fn new(upgraded: Upgraded) -> Connection {
-        Connection { socket: upgraded.socket, wants_write: false, discards: false }
+        Connection { socket: upgraded.socket, wants_write: false, discards: false, large: None }
     }
 
     /// The socket below TLS: stamps and byte counts.
@@ -73,6 +80,8 @@ impl Connection {
         if self.discards {
             return self.discard();
         }
+        // Once the read buffer is another one this is the last that holds the grown one.
+        self.large.take_if(|large| large.is_unique());
         match self.socket.read() {
             Ok(Message::Text(text)) => Incoming::Text(text),
             Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
@@ -85,6 +94,19 @@ impl Connection {
         }
     }
 
+    /// Takes a message back that nobody needs any more. The read buffer grows to hold a large
+    /// message, and is used again as it is once no message lies in it. Kept here, the message
+    /// keeps it from that: the next buffer is of the ordinary size, and this one is freed.
+    pub fn done_with(&mut self, message: impl Into<Bytes>) {
+        let message = message.into();
+        if message.len() > READ_BUFFER_BYTES {
+            release_pages(&message);
+            self.large = Some(message);
+        }
+    }
+
+    // By itself, so that its buffer is not on the stack in each read.
+    #[inline(never)]
     fn discard(&mut self) -> Incoming {
         let mut scrap = [0; DISCARD_BYTES];
         match self.socket.get_mut().read(&mut scrap) {
@@ -169,6 +191,23 @@ impl Connection {
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
+    }
+}
+
+/// Gives the memory of a message back to the system before its buffer is freed, which may take
+/// until the next 16 KiB have come.
+fn release_pages(message: &Bytes) {
+    if message.len() < RELEASE_BYTES_MIN {
+        return;
+    }
+    let page = PAGE_BYTES_MAX;
+    let from = (message.as_ptr() as usize).next_multiple_of(page);
+    let end = (message.as_ptr() as usize + message.len()) / page * page;
+    // SAFETY: whole pages within the message, which is private memory of the heap. The message is
+    // the only one to see them, and is never read again: that they turn to zeros shows nowhere.
+    unsafe {
+        // Where it fails they are freed later, with the buffer.
+        libc::madvise(from as *mut libc::c_void, end - from, libc::MADV_DONTNEED);
     }
 }
 

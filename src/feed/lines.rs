@@ -356,6 +356,8 @@ impl Lines {
         let Some(block) = self.block.take() else {
             return;
         };
+        #[cfg(feature = "leak-on-purpose")]
+        super::leak::leak(block.messages);
         self.stats.messages.add(block.messages);
         self.stats.bytes.add(block.message_bytes);
         self.handed_over += 1;

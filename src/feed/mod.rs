@@ -6,8 +6,11 @@
 
 pub mod budget;
 pub mod connection;
+pub mod current;
 mod inbox;
 pub mod keys;
+#[cfg(feature = "leak-on-purpose")]
+mod leak;
 pub mod lines;
 pub mod listen;
 pub mod matcher;
@@ -56,7 +59,7 @@ use crate::units::Rate;
 /// Commands that wait for a feed; nobody sends many.
 const COMMANDS_MAX: usize = 64;
 /// OpenSSL's handshake goes deepest; measured below 40 KiB, with name lookups elsewhere.
-const STACK_BYTES: usize = 192 << 10;
+pub(crate) const STACK_BYTES: usize = 192 << 10;
 
 /// What to do when the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,11 +238,13 @@ impl Feed {
             Task::Stream(options) => (&options.name, Waker::new()?),
             Task::Poll(options, ear) => (&options.name, ear.waker.clone()),
         };
+        let feed = name.clone();
         let name: String = name.as_str().chars().take(15).collect();
         let job =
             Job { task, network, lines, stats, inbox: Inbox::new(inbox), waker: waker.clone() };
         let thread =
             thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+                current::begin(&feed);
                 let run = move || work(job);
                 // The panic hook has logged where and why; what the thread held is unsound.
                 let (end, lines) = match catch_unwind(AssertUnwindSafe(run)) {

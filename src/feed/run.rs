@@ -5,6 +5,7 @@
 //! deadlines, wait on socket and wake-up descriptor until the next one. It waits nowhere else but
 //! for a block of the pool. A panic costs the connection, not the feed.
 
+mod said;
 mod talk;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Connection, Incoming};
+use super::current;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
@@ -26,6 +28,7 @@ use super::upgrade::{self, Upgraded};
 use super::wait::{Waker, wait};
 use super::{Command, FeedEnd, FeedOptions, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::folding::Folding;
 use crate::stats::{FeedStats, Phase};
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
@@ -45,6 +48,9 @@ pub(super) const STALL_SLICE: Duration = Duration::from_millis(50);
 const STALL_PONG_EVERY: Duration = Duration::from_secs(5);
 /// With `--on-stall block` a stall that lasts so long is logged.
 const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
+
+/// Of failures in a row so many are logged one by one.
+const FAILURES_LOGGED_SINGLY: u64 = 3;
 
 /// Figures of one connection, for its `disconnected` event.
 #[derive(Debug, Clone, Copy)]
@@ -78,10 +84,15 @@ pub(super) struct FeedLoop {
     /// Subscriptions, or a part of them, may still be on their way into the socket.
     subscribing: bool,
     stall: Stall,
+    /// Attempts and connections that failed, for the log.
+    failures: Folding,
     wire_bytes_counted: u64,
 }
 
 impl FeedLoop {
+    // On the heap, and made in a function of its own: on the stack it would take four pages, which
+    // hundreds of threads hold as long as they live.
+    #[inline(never)]
     pub(super) fn new(
         options: FeedOptions,
         network: Arc<Network>,
@@ -89,10 +100,10 @@ impl FeedLoop {
         stats: Arc<FeedStats>,
         inbox: Inbox,
         waker: Waker,
-    ) -> FeedLoop {
+    ) -> Box<FeedLoop> {
         let now = mono_now();
         let session = Session::new(options.rules.clone(), fastrand::u64(..), now);
-        FeedLoop {
+        Box::new(FeedLoop {
             conn: stats.last_conn.get(),
             keys: options.keys.clone().map(Keys::new),
             options,
@@ -110,12 +121,13 @@ impl FeedLoop {
             to_send: VecDeque::new(),
             subscribing: false,
             stall: Stall::default(),
+            failures: Folding::new(FAILURES_LOGGED_SINGLY),
             wire_bytes_counted: 0,
-        }
+        })
     }
 
     /// Returns why it ended, and the way to the tape for a feed that goes on with it.
-    pub(super) fn run(mut self) -> (FeedEnd, Lines) {
+    pub(super) fn run(mut self: Box<FeedLoop>) -> (FeedEnd, Lines) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
@@ -162,6 +174,7 @@ impl FeedLoop {
                 }
             }
             let conn = self.conn;
+            self.stats.pulse.works();
             let drained = self.read_some();
             self.step(Input::Tick);
             if self.session.is_stopped() {
@@ -199,6 +212,7 @@ impl FeedLoop {
         let deadlines = [self.session.deadline(), hand_over, events, keys];
         let deadline = deadlines.into_iter().flatten().min();
         let socket = self.connection.as_ref().map(|c| (c.as_fd(), c.interest()));
+        self.stats.pulse.waits_until(deadline);
         wait(&self.waker, socket, deadline).map(|_| ())
     }
 
@@ -221,12 +235,18 @@ impl FeedLoop {
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_text(text.as_bytes()));
                     data |= self.understand(text.as_bytes(), false, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(text);
+                    }
                 }
                 Incoming::Binary(bytes) => {
                     any = true;
                     let stamp = connection.socket().stamp();
                     self.record(stamp, &Encoding::of_binary(&bytes));
                     data |= self.understand(&bytes, true, now);
+                    if let Some(connection) = &mut self.connection {
+                        connection.done_with(bytes);
+                    }
                 }
                 Incoming::Control => any = true,
                 Incoming::Nothing => {
@@ -244,6 +264,7 @@ impl FeedLoop {
         }
         if data {
             self.stats.data_at.set(now.0);
+            self.note_health(now);
         }
         self.after_reading(any, data, last);
         drained
@@ -311,6 +332,7 @@ impl FeedLoop {
         let mut pong_at = now.after(STALL_PONG_EVERY);
         loop {
             let now = mono_now();
+            self.stats.pulse.waits_until(Some(now));
             let end = self.stall.wait_until(now, limit, self.inbox.is_stop());
             if now >= end {
                 return false;
@@ -415,19 +437,25 @@ impl FeedLoop {
             let turn = self.turn.take();
             if let Err(until) = self.network.connects.take(host, rate, turn, now) {
                 self.turn = Some(until);
-                let wait = crate::units::format_span(until.since(now));
-                log::info!("{}: {host} allows {rate}: connecting in {wait}", self.options.name);
+                let wait = format_span(until.since(now));
+                let level = match self.failures.is_folding() {
+                    true => log::Level::Debug,
+                    false => log::Level::Info,
+                };
+                self.log(level, format_args!("{host} allows {rate}: connecting in {wait}"));
                 return Some(Input::Postponed { until });
             }
         }
         self.conn += 1;
         self.stats.last_conn.set(self.conn);
+        current::set_conn(self.conn);
         self.figures = Figures { since: now, messages: 0, bytes: 0 };
         let url = self.options.target.url.to_string();
         let at = clock::wall_now();
         let event = Event::Connecting { conn: self.conn, url: &url, at };
         self.lines.event(EventStamp::Own(at), &event);
         self.lines.hand_over();
+        self.stats.pulse.waits_until(Some(by));
         let limit = self.options.rules.connect_timeout;
         let FeedLoop { options, network, waker, inbox, .. } = self;
         let mut interrupted = || inbox.is_urgent();
@@ -470,7 +498,7 @@ impl FeedLoop {
         let now = mono_now();
         self.stats.connected_at.set(now.0);
         let took = now.since(self.figures.since).as_millis();
-        self.log(log::Level::Info, format_args!("connected to {peer} in {took} ms{way}"));
+        self.log_connected(now, format_args!("connected to {peer} in {took} ms{way}"));
     }
 
     fn count_wire_bytes(&mut self) {
@@ -511,34 +539,7 @@ impl FeedLoop {
         };
         self.lines.event(EventStamp::Own(at), &event);
         self.lines.hand_over();
-        let level = match reason {
-            Reason::Stopped
-            | Reason::Complete
-            | Reason::Paused
-            | Reason::Reconnect
-            | Reason::Reload => log::Level::Info,
-            _ => {
-                self.stats.trouble.set(&text);
-                log::Level::Warn
-            }
-        };
-        let messages = self.figures.messages;
-        if was_connected {
-            let text =
-                format_args!("disconnected after {messages} messages: {text}{}", self.next());
-            self.log(level, text);
-        } else {
-            self.log(level, format_args!("can't connect: {text}{}", self.next()));
-        }
-    }
-
-    /// When it will be tried again, for the log.
-    fn next(&self) -> String {
-        let wait = self.session.waiting_until().map(|until| until.since(mono_now()).as_millis());
-        match wait.map(|ms| ms as u64).filter(|ms| *ms > 0) {
-            Some(ms) => format!("; next attempt in {}", format_span(Duration::from_millis(ms))),
-            None => String::new(),
-        }
+        self.log_end(reason, &text, was_connected);
     }
 
     fn begin_hole(&mut self, reason: &Reason) {
@@ -562,9 +563,5 @@ impl FeedLoop {
             | Reason::Protocol { .. }
             | Reason::InvalidUtf8 => GapReason::Reconnect,
         });
-    }
-
-    fn log(&self, level: log::Level, text: std::fmt::Arguments<'_>) {
-        log::log!(level, "{}: conn {}: {text}", self.options.name, self.conn);
     }
 }

@@ -136,6 +136,18 @@ impl Session {
         }
     }
 
+    /// From when on the connection counts as healthy, where data still comes; while it is live.
+    pub fn healthy_at(&self) -> Option<Mono> {
+        match self.state {
+            State::Live { since, .. } => Some(since.after(self.healthy_after())),
+            _ => None,
+        }
+    }
+
+    fn healthy_after(&self) -> Duration {
+        HEALTHY_AFTER.min(self.rules.backoff_max)
+    }
+
     /// When the next connection attempt is due, while waiting for it.
     pub fn waiting_until(&self) -> Option<Mono> {
         match self.state {
@@ -443,7 +455,7 @@ impl Session {
         );
         if let State::Live { since, .. } = self.state
             && !silent
-            && now.since(since) >= HEALTHY_AFTER.min(self.rules.backoff_max)
+            && now.since(since) >= self.healthy_after()
         {
             self.backoff.reset();
         }

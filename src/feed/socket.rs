@@ -19,8 +19,9 @@ use crate::clock::{self, UnixNs};
 use crate::tape::event::StampClock;
 
 /// OpenSSL reads each record's 5-byte head and body by themselves. With this buffer below it one
-/// recvmsg brings several records; without it TLS costs about twice the system calls.
-const READ_AHEAD_BYTES: usize = 16 << 10;
+/// recvmsg brings several records; without it TLS costs about twice the system calls. It takes
+/// memory only while something is in it, as OpenSSL's own buffers do.
+pub(crate) const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// After so many reads in a row the socket says "would block" once, though it would not. A server
 /// that sends frames of no message without an end (continuations, say) else keeps a feed in one
@@ -53,9 +54,10 @@ pub struct Socket {
     ahead: Option<ReadAhead>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReadAhead {
-    buf: Box<[u8]>,
+    /// Empty while nothing is there to be read.
+    buf: Vec<u8>,
     start: usize,
     end: usize,
 }
@@ -132,8 +134,7 @@ impl Socket {
 
     /// Reads ahead from now on; for TLS, which reads in small pieces.
     pub fn read_ahead(&mut self) {
-        let buf = vec![0; READ_AHEAD_BYTES].into_boxed_slice();
-        self.ahead = Some(ReadAhead { buf, start: 0, end: 0 });
+        self.ahead = Some(ReadAhead::default());
     }
 
     /// When the bytes of the last read came in.
@@ -214,9 +215,17 @@ impl Read for Socket {
         };
         let mut result = Ok(());
         if ahead.start == ahead.end {
-            result = self.receive(&mut ahead.buf).map(|bytes| {
-                (ahead.start, ahead.end) = (0, bytes);
-            });
+            ahead.buf.resize(READ_AHEAD_BYTES, 0);
+            result = match self.receive(&mut ahead.buf) {
+                Ok(bytes) => {
+                    (ahead.start, ahead.end) = (0, bytes);
+                    Ok(())
+                }
+                Err(error) => {
+                    ahead = ReadAhead::default();
+                    Err(error)
+                }
+            };
         }
         let bytes = buf.len().min(ahead.end - ahead.start);
         buf[..bytes].copy_from_slice(&ahead.buf[ahead.start..ahead.start + bytes]);

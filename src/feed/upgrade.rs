@@ -22,10 +22,13 @@ use super::transport::{Attempt, ConnectError, Endpoint, Route, Stream};
 use super::url::FeedUrl;
 use crate::clock;
 
-/// Room for a subscription and some pongs that the socket does not take at once.
-const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
-/// tungstenite zeroes what is left of it at each read: large enough to bring many messages at
-/// once, small enough for many feeds.
+/// Room for a subscription and some pongs that the socket does not take at once, in bytes. The
+/// buffer grows as it is needed, and stays as large for as long as the connection lives.
+pub(crate) const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a connection's read buffer, all of which are touched. tungstenite zeroes what is left
+/// of it at each read: large enough to bring many messages at once, small enough for many feeds.
+/// It grows for a larger message, and [`super::connection::Connection::done_with`] has it made
+/// anew afterwards.
 pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
 /// So many redirects are followed on the way to one connection.
 const REDIRECTS_MAX: usize = 5;

@@ -12,6 +12,7 @@ mod files;
 pub mod mappings;
 pub mod pages;
 pub mod process;
+pub mod verdict;
 
 use std::path::Path;
 

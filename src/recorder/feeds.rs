@@ -14,23 +14,30 @@ use crossbeam_channel::Sender;
 mod steer;
 
 use super::Event;
+use super::life::{HangWatch, News, seconds};
 use crate::backoff::Backoff;
 use crate::block::{FeedId, Parcel, Pool, Tape};
+use crate::clock::mono_now;
 use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::{Ear, Listener};
 use crate::feed::session::Ask;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task, Work};
+use crate::folding::Folding;
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::stats::{Phase, RecorderStats};
 use crate::storage::Storage;
 use crate::tape::event::GapReason;
+use crate::tape::name::FeedName;
 
 /// Waits before a feed whose thread failed is started again.
 const RESTART_MIN: Duration = Duration::from_secs(1);
 /// See [`RESTART_MIN`].
 const RESTART_MAX: Duration = Duration::from_secs(60);
+
+/// Of failures in a row so many are logged one by one.
+const FAILURES_LOGGED_SINGLY: u64 = 3;
 
 /// What feeds are made with.
 pub(super) struct Workshop {
@@ -41,6 +48,8 @@ pub(super) struct Workshop {
     pub(super) stats: Arc<RecorderStats>,
     pub(super) rotation: Rotation,
     pub(super) events: Sender<Event>,
+    /// Number of the first feed for pool and writer: the recorder's own tape may come before it.
+    pub(super) first_id: FeedId,
     /// No more feeds than this: channels and pool were made for so many.
     pub(super) feeds_max: usize,
     /// What their threads do.
@@ -66,6 +75,9 @@ struct Slot {
     /// Where a poll hears.
     listener: Option<Listener>,
     restarts: Backoff,
+    watch: HangWatch,
+    /// Failures of its threads, for the log.
+    failures: Folding,
     /// When its thread was started last.
     started: Instant,
 }
@@ -135,14 +147,24 @@ impl Feeds {
             paused: self.all_paused,
             listener: None,
             restarts,
+            watch: HangWatch::default(),
+            failures: Folding::new(FAILURES_LOGGED_SINGLY),
             started: Instant::now(),
         });
     }
 
     fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Lines {
-        let Workshop { pool, parcels, stats, rotation, .. } = &self.shop;
+        let Workshop { pool, parcels, stats, rotation, first_id, .. } = &self.shop;
         let (pool, parcels) = (pool.clone(), parcels.clone());
-        Lines::new(id, pool, parcels, view.stats.clone(), stats.clone(), *rotation, last_ts)
+        Lines::new(
+            first_id + id,
+            pool,
+            parcels,
+            view.stats.clone(),
+            stats.clone(),
+            *rotation,
+            last_ts,
+        )
     }
 
     /// Starts the thread of a wanted feed that has none.
@@ -320,10 +342,11 @@ impl Feeds {
         self.shop.pool.add_feed();
         if self.shop.parcels.send(Parcel::Tape(Box::new(tape))).is_err() {
             // The recorder ends with an error because of it.
-            log::error!("{}: the writer has ended: the feed can't be recorded", view.name);
+            let feed = view.name.as_str();
+            log::error!(feed; "{}: the writer has ended: the feed can't be recorded", view.name);
         }
         self.views.push(view.clone());
-        log::info!("{}: {}", view.name, plan.url());
+        log::info!(feed = view.name.as_str(); "{}: {}", view.name, plan.url());
         self.add_slot(plan, view, start);
         self.run_or_retry(self.slots.len() - 1);
     }
@@ -332,7 +355,11 @@ impl Feeds {
         if let Err(error) = self.run(id) {
             let slot = &mut self.slots[id];
             let wait = slot.restarts.next_wait(Duration::ZERO);
-            log::error!("{error:#}; tried again in {} s", wait.as_secs());
+            let feed = slot.view.name.as_str();
+            if let Some(untold) = slot.failures.worse(mono_now(), &error.to_string()) {
+                let s = wait.as_secs();
+                log::error!(feed; "{error:#}; tried again in {s} s{untold}");
+            }
             let hole = match slot.state {
                 State::Failed { hole, .. } => hole,
                 State::Running { .. } | State::Ended { .. } => GapReason::Restart,
@@ -354,6 +381,7 @@ impl Feeds {
             Some(lines) => {
                 slot.state = State::Ended { lines: Box::new(lines), end };
                 slot.restarts.reset();
+                slot.failures.over();
                 slot.view.stats.phase.set(match end {
                     FeedEnd::Refused => Phase::Refused,
                     FeedEnd::Stopped | FeedEnd::Complete | FeedEnd::Panicked => Phase::Ended,
@@ -363,9 +391,16 @@ impl Feeds {
                 // One that ran for long is not one that always fails.
                 if slot.started.elapsed() >= RESTART_MAX {
                     slot.restarts.reset();
+                    slot.failures.over();
                 }
                 let wait = slot.restarts.next_wait(Duration::ZERO);
-                log::error!("{name}: its thread failed; started again in {} ms", wait.as_millis());
+                let ms = wait.as_millis();
+                let feed = name.as_str();
+                if let Some(untold) = slot.failures.worse(mono_now(), "") {
+                    log::error!(
+                        feed; "{name}: its thread failed; started again in {ms} ms{untold}"
+                    );
+                }
                 slot.view.stats.live.set(0);
                 slot.view.stats.phase.set(Phase::Failed);
                 slot.state =
@@ -374,7 +409,8 @@ impl Feeds {
             }
         }
         if end == FeedEnd::Refused {
-            log::error!("{name}: ended: the venue refused it; change its options and reload");
+            let feed = name.as_str();
+            log::error!(feed; "{name}: ended: the venue refused it; change its options and reload");
         }
         let is_other = slot.wanted.as_ref().is_some_and(|wanted| *wanted != *plan);
         if is_other || (end == FeedEnd::Stopped && slot.wanted.is_some()) {
@@ -416,6 +452,50 @@ impl Feeds {
     pub(super) fn running(&self) -> usize {
         let runs = |slot: &&Slot| matches!(slot.state, State::Running { .. });
         self.slots.iter().filter(runs).count()
+    }
+
+    /// Looks whether the feeds' threads go on, and tells what is new. One that hangs is left as it
+    /// is: nobody can end it, and the others don't need it.
+    pub(super) fn look_for_hangs(&mut self) {
+        let now = mono_now();
+        for slot in &mut self.slots {
+            let pulse = &slot.view.stats.pulse;
+            let due = pulse.due().filter(|_| matches!(slot.state, State::Running { .. }));
+            let feed = slot.view.name.as_str();
+            match slot.watch.look(now, due, None, Duration::ZERO) {
+                None => {}
+                Some(News::Hangs { lasted, .. }) => log::error!(
+                    feed;
+                    "{feed}: hangs: it should have been heard of {} ago; the others go on; restart \
+                     to record it again",
+                    seconds(lasted)
+                ),
+                Some(News::GoesOn { lasted }) => {
+                    log::warn!(feed; "{feed}: goes on, after {}", seconds(lasted));
+                }
+            }
+        }
+    }
+
+    /// Names of feeds that hang.
+    pub(super) fn hanging(&self) -> Vec<&FeedName> {
+        let hanging = self.slots.iter().filter(|slot| slot.watch.hangs());
+        hanging.map(|slot| &slot.view.name).collect()
+    }
+
+    /// Names of wanted feeds that are not live.
+    pub(super) fn down(&self) -> Vec<&FeedName> {
+        let is_down = |slot: &&Slot| slot.wanted.is_some() && slot.view.stats.live.get() == 0;
+        self.slots.iter().filter(is_down).map(|slot| &slot.view.name).collect()
+    }
+
+    /// Wanted feeds that have tried to connect, or to poll, or have ended.
+    pub(super) fn tried(&self) -> usize {
+        let has_tried = |slot: &&Slot| {
+            let runs = matches!(slot.state, State::Running { .. });
+            slot.wanted.is_some() && (!runs || slot.view.stats.has_tried())
+        };
+        self.slots.iter().filter(has_tried).count()
     }
 
     /// Feeds that are wanted.

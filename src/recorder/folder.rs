@@ -17,7 +17,7 @@ use anyhow::{Context, anyhow};
 /// It is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// `stat` needs little.
-const STACK_BYTES: usize = 64 << 10;
+pub(crate) const STACK_BYTES: usize = 64 << 10;
 
 /// Holds the lock until it is dropped.
 pub(super) struct FolderLock {

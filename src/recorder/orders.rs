@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::own::OwnTape;
 use super::{Event, Recorder, Reload};
 use crate::admin::order::{Ask, ORDERS_MAX, Order, Refusal, Reply};
 use crate::block::FeedId;
@@ -93,6 +94,7 @@ impl Recorder {
 
     pub(super) fn rotate(&self) {
         self.feeds.tell_all(&Command::Rotate);
+        self.own.iter().for_each(OwnTape::rotate);
     }
 
     fn look_at_pausing(&mut self, pausing: Pausing) {

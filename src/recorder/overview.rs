@@ -11,7 +11,7 @@ use crate::admin::{Admin, Overview, Plan, Sentence};
 use crate::block::Pool;
 use crate::clock::{self, mono_now};
 use crate::config::RecorderOptions;
-use crate::stats::{RecorderStats, Views};
+use crate::stats::{Pulse, RecorderStats, Views};
 
 /// What others know of the recorder's memory.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,6 +28,7 @@ pub(super) fn start_admin(
     views: &Views,
     stats: &Arc<RecorderStats>,
     pool: &Arc<Pool>,
+    sealer: Arc<Pulse>,
     explain: Explain,
     send: impl Fn(Order) -> bool + Send + 'static,
 ) -> anyhow::Result<Option<Admin>> {
@@ -39,6 +40,11 @@ pub(super) fn start_admin(
     let overview = Overview {
         views: views.clone(),
         stats: stats.clone(),
+        pulses: vec![
+            ("writer", stats.writer.clone()),
+            ("syncer", stats.syncer.clone()),
+            ("sealer", sealer),
+        ],
         pool: pool.clone(),
         out: options.out.clone(),
         host: clock::host_name(),

@@ -6,10 +6,13 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::Event;
+
+/// Bytes. It hands numbers on, and nothing else.
+pub(crate) const STACK_BYTES: usize = 64 << 10;
 
 /// Turns signals into events, on a thread of its own.
 pub(super) struct SignalThread {
@@ -19,12 +22,12 @@ pub(super) struct SignalThread {
 
 impl SignalThread {
     pub(super) fn start(events: Sender<Event>) -> anyhow::Result<SignalThread> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
-            .context("can't install signal handlers")?;
+        let wanted = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
+        let mut signals = Signals::new(wanted).context("can't install signal handlers")?;
         let handle = signals.handle();
         let thread = thread::Builder::new()
             .name("signals".to_string())
-            .stack_size(64 << 10)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 for signal in signals.forever() {
                     // Full: the main thread has enough signals to look at.

@@ -17,6 +17,20 @@ const STALL_AFTER_IN_QUIET: Duration = Duration::from_secs(10);
 /// Steps of the wall clock are told one by one, but no more often than this.
 const STEP_TOLD_EVERY: Duration = Duration::from_secs(60);
 
+/// The recorder counts as started after this time, however its feeds fare.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// Whether the recorder has started: the writer runs, and every feed has tried once.
+pub(super) fn has_started(
+    since: Mono,
+    now: Mono,
+    writer_runs: bool,
+    tried: usize,
+    wanted: usize,
+) -> bool {
+    writer_runs && (tried >= wanted || now.since(since) >= START_MAX)
+}
+
 /// Something about the disk that the operator is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskNews {
@@ -153,6 +167,22 @@ mod tests {
             ]
         );
         assert_eq!(watch.stalled_for(at(121_000)), Some(ms(3_000)));
+    }
+
+    #[test]
+    fn started_is_who_writes_and_has_tried() {
+        for (ms, writer_runs, tried, wanted, started) in [
+            (0, true, 3, 3, true),
+            (0, false, 3, 3, false),
+            (9_999, true, 2, 3, false),
+            (10_000, true, 2, 3, true),
+            (10_000, false, 2, 3, false),
+            (0, true, 0, 0, true),
+        ] {
+            let now = at(5_000 + ms);
+            let is = has_started(at(5_000), now, writer_runs, tried, wanted);
+            assert_eq!(is, started, "{ms} ms, {writer_runs}, {tried} of {wanted}");
+        }
     }
 
     #[test]

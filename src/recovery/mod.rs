@@ -29,7 +29,7 @@ use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 /// So many segments without a message are gone back through, from the newest one.
 const SEGMENTS_LOOKED_AT_MAX: usize = 64;
 /// Feeds looked at at once; each needs about a MiB of buffers.
-const THREADS_MAX: usize = 4;
+pub const THREADS_MAX: usize = 4;
 /// So many damaged files of one name are kept beside each other.
 const ASIDE_MAX: u32 = 100;
 
@@ -150,12 +150,13 @@ pub fn finish_others(storage: &dyn Storage, recorded: &[&FeedName]) {
         let mut tell = |name: &SegmentName, done: Result<Finished, String>| {
             if let Err(error) = done {
                 let number = name.number;
-                log::error!("{}: can't finish the open segment {number}: {error}", name.feed);
+                let feed = name.feed.as_str();
+                log::error!(feed; "{}: can't finish the open segment {number}: {error}", name.feed);
             }
             Ok(())
         };
         if let Err(error) = finish_open(storage, &feed, &|_| true, &mut tell) {
-            log::error!("{feed}: can't look for open segments: {error}");
+            log::error!(feed = feed.as_str(); "{feed}: can't look for open segments: {error}");
         }
     }
 }
@@ -374,6 +375,7 @@ fn finish_one(
         storage.sync_dir(folder)?;
     }
     log::warn!(
+        feed = name.feed.as_str();
         "recovered '{}' after {}: {} lines; {bytes_cut} bytes of no whole line cut, \
          {bytes_unverified} bytes not covered by a checksum kept",
         finished.display(),

@@ -16,6 +16,8 @@ use crate::tape::{EVENT_LINE_BYTES_MAX, LINE_BYTES_MAX};
 
 /// Pieces in which a segment is read.
 const READ_BYTES: usize = 256 << 10;
+/// What was read leaves the page cache each time it is so much.
+const FORGET_BYTES: u64 = 1 << 20;
 /// After a crash of the machine so much time before the end is checked by its marks: many times
 /// the fsync interval. What is older was synced long before.
 const CHECKED_NS: u64 = 60_000_000_000;
@@ -38,6 +40,17 @@ pub(super) enum Trust {
     Written,
     /// It did: only what a mark's checksum covers is sure.
     Marked,
+}
+
+impl Trust {
+    /// Drops the page cache up to `offset` (0: all of it) of a file that was read.
+    fn forget(self, file: &dyn StorageFile, offset: u64) {
+        match self {
+            // Few pages, and where the disk did not take them the only copy.
+            Trust::Written => {}
+            Trust::Marked => file.drop_cache(0, offset),
+        }
+    }
 }
 
 /// What an open segment holds.
@@ -67,6 +80,12 @@ struct Mark {
 
 /// Scans the segment; `None` where it has no header.
 pub(super) fn scan(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Scan>> {
+    let result = find_and_walk(file, trust);
+    trust.forget(file, 0);
+    result
+}
+
+fn find_and_walk(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Scan>> {
     let bytes = file.bytes()?;
     let mut base = find_base(file, bytes, trust)?;
     let mut tried = 0;
@@ -223,12 +242,17 @@ impl Walk {
     fn run(&mut self, file: &dyn StorageFile) -> io::Result<()> {
         let mut buf = vec![0; READ_BYTES];
         let mut offset = self.valid_bytes;
+        let mut forgotten = offset;
         loop {
             let bytes = read_up_to(file, offset, &mut buf)?;
             if bytes == 0 {
                 return Ok(());
             }
             offset += bytes as u64;
+            if offset - forgotten >= FORGET_BYTES {
+                self.trust.forget(file, offset);
+                forgotten = offset;
+            }
             for part in buf[..bytes].split_inclusive(|byte| *byte == b'\n') {
                 if !self.take(part) {
                     return Ok(());

@@ -84,6 +84,7 @@ pub(super) fn of_segment(
     form: Form,
 ) -> io::Result<Option<Tail>> {
     let file = storage.open(path)?;
+    let opened = file.clone();
     let (head, tail) = match form {
         Form::Open | Form::Plain => {
             let mut head = vec![0; EVENT_LINE_BYTES_MAX];
@@ -109,6 +110,10 @@ pub(super) fn of_segment(
             (head, tail)
         }
     };
+    // Nobody reads a finished one again soon; of an open one it may be the only copy.
+    if form != Form::Open {
+        opened.drop_cache(0, 0);
+    }
     Ok(understand(&head, &tail))
 }
 

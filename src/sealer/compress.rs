@@ -16,6 +16,7 @@ use zeekstd::SeekTable;
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, get_error_name};
 
+use super::copy::READ_BYTES;
 use crate::tape::MESSAGE_BYTES_MAX;
 use crate::tape::name::Form;
 
@@ -30,6 +31,10 @@ const _: () = assert!(PIECE_BYTES_MAX + PIECE_BYTES_MAX / 128 < u32::MAX as u64)
 
 /// How far back zstd looks: 256 KiB, so that whoever reads needs no more memory than that.
 const WINDOW_LOG: u32 = 18;
+/// A context of zstd takes no more, in bytes: up to level 3, and above it.
+const ZSTD_CONTEXT_BYTES_MAX: [usize; 2] = [2 << 20, 6 << 20];
+/// One of deflate takes no more.
+const GZIP_CONTEXT_BYTES_MAX: usize = 320 << 10;
 /// Output is handed on in parts of about this size (a zstd block and its header).
 const OUT_BYTES: usize = (128 << 10) + 1024;
 
@@ -63,6 +68,18 @@ impl Compression {
             Compression::Gzip { level } => Some(Codec::Gzip { level: level.clamp(1, 9) }),
             Compression::None => None,
         }
+    }
+}
+
+impl Compression {
+    /// Memory of the sealer while it is at work, in bytes at most; no segment needs more.
+    pub fn memory_bytes(self) -> usize {
+        let context = match self.codec() {
+            Some(Codec::Zstd { level }) => ZSTD_CONTEXT_BYTES_MAX[usize::from(level > 3)],
+            Some(Codec::Gzip { .. }) => GZIP_CONTEXT_BYTES_MAX,
+            None => return 0,
+        };
+        context + OUT_BYTES + 2 * READ_BYTES
     }
 }
 
@@ -531,7 +548,7 @@ pub(super) mod tests {
     fn contexts_are_small() {
         let text = lines(600_000, 300);
         for level in 1..=19 {
-            let bytes_max = if level <= 3 { 2 << 20 } else { 6 << 20 };
+            let bytes_max = Compression::Zstd { level }.memory_bytes() - OUT_BYTES - 2 * READ_BYTES;
             let mut compressor = Compressor::new(Codec::Zstd { level }, io::sink()).unwrap();
             compressor.write(&text).unwrap();
             let Encoder::Zstd(context) = &compressor.encoder else { panic!("not zstd") };

@@ -1,7 +1,7 @@
 //! Making the sealed copy of a segment and reading it back.
 //!
-//! Owns the bytes on their way through: what is read leaves the page cache, what is written is
-//! hashed. Decides nothing about names, see `seal`.
+//! Owns the bytes on their way through: what is read or written leaves the page cache, what is
+//! written is hashed. Decides nothing about names, see `seal`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::compress::{self, Codec, Compressor};
-use crate::storage::{Appender, StorageFile};
+use crate::storage::{Appender, StorageFile, WriteBehind};
 use crate::tape::name::Form;
 
 /// Bytes read at once.
-const READ_BYTES: usize = 128 << 10;
-/// Read pages are forgotten whenever so many bytes were read.
+pub(super) const READ_BYTES: usize = 128 << 10;
+/// Pages are forgotten whenever so many bytes were read or written.
 const FORGET_BYTES: u64 = 1 << 20;
 
 /// What a segment holds, plain.
@@ -65,7 +65,8 @@ pub(super) fn write(
     codec: Codec,
     stop: Stop<'_>,
 ) -> Result<Copy, CopyError> {
-    let sink = HashingWriter { to: Appender(file.clone()), bytes: 0, sha256: Sha256::new() };
+    let (to, sha256, behind) = (Appender(file.clone()), Sha256::new(), WriteBehind::default());
+    let sink = HashingWriter { to, bytes: 0, sha256, behind };
     let mut compressor = Compressor::new(codec, sink).map_err(CopyError::Copy)?;
     let content = pass(plain, stop, |bytes| compressor.write(bytes).map_err(CopyError::Copy))?;
     let sink = compressor.finish().map_err(CopyError::Copy)?;
@@ -184,9 +185,8 @@ impl Read for ColdReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let bytes = self.file.read_at(self.offset, buf).inspect_err(|_| self.failed = true)?;
         self.offset += bytes as u64;
-        let read = self.offset - self.forgotten;
-        if read >= FORGET_BYTES {
-            self.file.drop_cache(self.forgotten, read);
+        if self.offset - self.forgotten >= FORGET_BYTES {
+            self.file.drop_cache(0, self.offset);
             self.forgotten = self.offset;
         }
         Ok(bytes)
@@ -210,6 +210,7 @@ struct HashingWriter {
     to: Appender,
     bytes: u64,
     sha256: Sha256,
+    behind: WriteBehind,
 }
 
 impl Write for HashingWriter {
@@ -217,6 +218,9 @@ impl Write for HashingWriter {
         let taken = self.to.write(bytes)?;
         self.bytes += taken as u64;
         self.sha256.update(&bytes[..taken]);
+        if self.behind.behind(self.bytes) >= FORGET_BYTES {
+            self.behind.step(&*self.to.0, self.bytes);
+        }
         Ok(taken)
     }
 

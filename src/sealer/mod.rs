@@ -33,6 +33,7 @@ use self::compress::Codec;
 use self::retention::{Keep, PruneReason};
 use self::search::{Found, walk};
 use self::worker::{Inbox, Worker};
+use crate::stats::Pulse;
 use crate::storage::{Storage, create_anew};
 use crate::tape::name::{Form, SegmentName};
 
@@ -44,8 +45,11 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(60);
 const END_GRACE: Duration = Duration::from_millis(500);
 /// While it is waited for, it is looked at this often.
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Between two calls to the disk it compresses 128 KiB, in what the others leave of the CPU: so
+/// long is for a machine that leaves it next to nothing.
+const WORK_MAX: Duration = Duration::from_mins(5);
 /// The thread's stack: unoptimised builds of the compressors put their tables there first.
-const STACK_BYTES: usize = 1 << 20;
+pub(crate) const STACK_BYTES: usize = 1 << 20;
 
 /// What the sealer tells, on its own thread.
 #[derive(Debug)]
@@ -138,6 +142,7 @@ pub struct Sealer {
     finish: Sender<Instant>,
     /// None: nothing is compressed or pruned, or the thread was joined.
     thread: Option<JoinHandle<usize>>,
+    pulse: Arc<Pulse>,
 }
 
 /// Starts the sealer; with [`Compression::None`] and all to be kept there is no thread and nothing
@@ -155,23 +160,32 @@ pub fn spawn(
     let (queue, inbox) = channels();
     let (finish, requested) = bounded(1);
     let codec = compression.codec();
+    let pulse = Arc::new(Pulse::new(WORK_MAX));
     let thread = if codec.is_none() && keep.is_all() {
+        pulse.waits_until(None);
         None
     } else {
+        let pulse = pulse.clone();
         let work = move || {
             worker::lower_priority();
-            Worker::new(storage, codec, keep, on_event, inbox, requested).run()
+            crate::storage::call::show_in(pulse.clone());
+            Worker::new(storage, codec, keep, on_event, inbox, requested, pulse).run()
         };
         let builder = std::thread::Builder::new().name("sealer".to_string());
         Some(builder.stack_size(STACK_BYTES).spawn(work)?)
     };
-    Ok(Sealer { queue, finish, thread })
+    Ok(Sealer { queue, finish, thread, pulse })
 }
 
 impl Sealer {
     /// Where finished segments go.
     pub fn sender(&self) -> SealQueue {
         self.queue.clone()
+    }
+
+    /// Its signs of life: at least one for each piece that it reads or writes.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
     }
 
     /// False once the thread has ended before it was asked to: a failure of the recorder.

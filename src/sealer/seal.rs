@@ -159,7 +159,7 @@ impl Job<'_> {
             .map_err(|error| self.copy_error(error, "write", tmp))?;
         file.sync().map_err(disk("sync", tmp))?;
         // From here on reads come from the disk, so that what it holds is what is compared.
-        file.drop_cache(0, 0);
+        file.read_anew();
         let read = copy::read_back(&file, codec.form(), self.stop)
             .map_err(|error| self.copy_error(error, "read back", tmp))?;
         if read != written {
@@ -177,7 +177,7 @@ impl Job<'_> {
         let Some(file) = open(self.storage, &path)? else { return Ok(None) };
         // It was synced before it got its name, unless somebody else put it there.
         file.sync().map_err(disk("sync", &path))?;
-        file.drop_cache(0, 0);
+        file.read_anew();
         let copy = match copy::read_back(&file, form, self.stop) {
             Ok(copy) => copy,
             Err(CopyError::Corrupt(reason)) => {

@@ -17,7 +17,8 @@ use super::compress::Codec;
 use super::retention::{Chosen, Keep, Plain, Rules, prune};
 use super::search::{Found, walk};
 use super::{OnEvent, RETRY_AFTER, SealEvent, seal_all, seal_one};
-use crate::clock;
+use crate::clock::{self, mono_now};
+use crate::stats::Pulse;
 use crate::storage::Storage;
 use crate::tape::name::{Form, SegmentName};
 
@@ -97,6 +98,7 @@ pub(super) struct Worker {
     look_at: Option<Instant>,
     /// None: all is kept.
     pruning: Option<Pruning>,
+    pulse: Arc<Pulse>,
 }
 
 /// What the thread waits for.
@@ -115,18 +117,25 @@ impl Worker {
         on_event: OnEvent,
         inbox: Inbox,
         requested: Receiver<Instant>,
+        pulse: Arc<Pulse>,
     ) -> Worker {
         let deadline = Deadline { requested, at: Cell::new(None) };
         let now = Instant::now();
         let pruning = Pruning { keep, at: now, rests_until: now, is_over: false };
         let pruning = Some(pruning).filter(|_| !keep.is_all());
-        Worker { storage, codec, on_event, inbox, deadline, look_at: Some(now), pruning }
+        Worker { storage, codec, on_event, inbox, deadline, look_at: Some(now), pruning, pulse }
     }
 
     /// Returns how many segments stay plain.
     pub(super) fn run(mut self) -> usize {
         loop {
-            match self.wait() {
+            let due = [self.look_at, self.pruning.as_ref().map(|pruning| pruning.at)];
+            let wait = due.into_iter().flatten().min();
+            let wait = wait.map(|at| at.saturating_duration_since(Instant::now()));
+            self.pulse.waits_until(wait.map(|wait| mono_now().after(wait)));
+            let event = self.wait();
+            self.pulse.works();
+            match event {
                 Event::Segment(name) => self.seal(&name),
                 Event::Look => self.look(),
                 Event::Prune => self.prune(),
@@ -136,6 +145,7 @@ impl Worker {
         self.drain();
         let segments = self.count_plain();
         (self.on_event)(SealEvent::Left { segments });
+        self.pulse.waits_until(None);
         segments
     }
 
@@ -267,7 +277,15 @@ mod tests {
         requested: Receiver<Instant>,
     ) -> Worker {
         let storage = Arc::new(disk.clone());
-        Worker::new(storage, ZSTD.codec(), Keep::default(), on_event, inbox, requested)
+        Worker::new(
+            storage,
+            ZSTD.codec(),
+            Keep::default(),
+            on_event,
+            inbox,
+            requested,
+            Arc::default(),
+        )
     }
 
     /// A worker on this thread, which is asked to end by `deadline` before it begins.

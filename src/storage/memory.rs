@@ -65,6 +65,15 @@ impl Content {
     }
 }
 
+/// What the page cache was told about a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// To forget it.
+    DropCache,
+    /// To write it.
+    StartWriting,
+}
+
 type Names = BTreeMap<PathBuf, Node>;
 
 #[derive(Default)]
@@ -79,6 +88,7 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     fails_from: Option<(u64, io::ErrorKind)>,
     log: Vec<String>,
+    advice: Vec<(Advice, PathBuf, u64, u64)>,
     free_bytes: Option<u64>,
 }
 
@@ -186,9 +196,19 @@ impl MemoryDisk {
         self.lock().log.clone()
     }
 
-    /// Forgets the log.
+    /// Forgets the log, and the advice.
     pub fn clear_log(&self) {
-        self.lock().log.clear();
+        let mut state = self.lock();
+        state.log.clear();
+        state.advice.clear();
+    }
+
+    /// The advice so far about files opened by a name that ends so: what, offset, bytes.
+    pub fn advice(&self, ending: &str) -> Vec<(Advice, u64, u64)> {
+        let state = self.lock();
+        let about = |path: &Path| path.as_os_str().as_encoded_bytes().ends_with(ending.as_bytes());
+        let about = state.advice.iter().filter(|(_, path, ..)| about(path));
+        about.map(|(advice, _, offset, bytes)| (*advice, *offset, *bytes)).collect()
     }
 
     /// What [`Storage::free_bytes`] says from now on.
@@ -476,8 +496,15 @@ impl StorageFile for MemoryFile {
         Ok(state.files[self.file].bytes.len() as u64)
     }
 
-    fn drop_cache(&self, _offset: u64, _bytes: u64) {
-        self.disk.lock().note(format!("drop_cache {}", self.path.display()));
+    fn drop_cache(&self, offset: u64, bytes: u64) {
+        let mut state = self.disk.lock();
+        state.note(format!("drop_cache {}", self.path.display()));
+        state.advice.push((Advice::DropCache, self.path.clone(), offset, bytes));
+    }
+
+    fn start_writing(&self, offset: u64, bytes: u64) {
+        let mut state = self.disk.lock();
+        state.advice.push((Advice::StartWriting, self.path.clone(), offset, bytes));
     }
 }
 

@@ -8,12 +8,13 @@
 //! and links are not followed ([`open_regular`]): a link leads out of the recording, a FIFO makes
 //! whoever opens it wait for ever, and a device has no end.
 
+pub mod call;
 #[cfg(test)]
 pub mod memory;
 
 use std::fs::{DirBuilder, File, FileType, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,16 @@ impl From<FileType> for EntryKind {
             EntryKind::Other
         }
     }
+}
+
+/// What becomes of the page cache of what was written, or read to be written elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PageCache {
+    /// It is dropped: in a container it counts as memory of the recorder.
+    #[default]
+    Drop,
+    /// It stays, until the kernel wants the memory.
+    Keep,
 }
 
 /// Opens a file that is a regular one, and no link to one.
@@ -171,9 +182,47 @@ pub trait StorageFile: Send + Sync {
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Length in bytes.
     fn bytes(&self) -> io::Result<u64>;
-    /// Asks the kernel to forget cached pages of a range that is synced (0 bytes: to the end).
-    /// Advice only: never fails, does nothing to dirty pages.
+    /// Asks the kernel to forget cached pages of a range that is written (0 bytes: to the end).
+    /// Advice only: never fails, does nothing to dirty pages, nor to pages that lie in the range in
+    /// part. Several pages in a row may be kept as one: who drops a file part by part does well to
+    /// begin at its start each time, which costs nothing where nothing is left. Does nothing with
+    /// [`PageCache::Keep`].
     fn drop_cache(&self, offset: u64, bytes: u64);
+    /// As [`StorageFile::drop_cache`] of the whole file, whatever becomes of the page cache: what
+    /// is read next is what the disk holds.
+    fn read_anew(&self) {
+        self.drop_cache(0, 0);
+    }
+    /// Asks the kernel to begin writing a range, and waits for nothing. Advice only: an error of
+    /// the disk is for the next [`StorageFile::sync`] to tell. Not needed where nothing is cached.
+    fn start_writing(&self, _offset: u64, _bytes: u64) {}
+}
+
+/// Keeps the page cache of a growing file small without waiting for the disk: with each step the
+/// kernel begins to write what is new, and forgets what it was asked to write before. What it has
+/// not written by then is forgotten with a later step.
+#[derive(Debug, Default)]
+pub struct WriteBehind {
+    /// The kernel was asked to write up to here.
+    begun: u64,
+}
+
+impl WriteBehind {
+    /// Bytes of `written` that the kernel was not asked to write yet.
+    pub fn behind(&self, written: u64) -> u64 {
+        written.saturating_sub(self.begun)
+    }
+
+    /// The file has grown to `written` bytes.
+    pub fn step(&mut self, file: &dyn StorageFile, written: u64) {
+        if self.begun > 0 {
+            file.drop_cache(0, self.begun);
+        }
+        if written > self.begun {
+            file.start_writing(self.begun, written - self.begun);
+            self.begun = written;
+        }
+    }
 }
 
 /// Makes a file, in place of one that a crash left.
@@ -233,6 +282,7 @@ impl io::Read for Cursor {
 pub struct Disk {
     root: PathBuf,
     access: Access,
+    page_cache: PageCache,
 }
 
 /// What files are opened for.
@@ -245,12 +295,24 @@ enum Access {
 impl Disk {
     /// Paths will be relative to `root`.
     pub fn new(root: &Path) -> Disk {
-        Disk { root: root.to_path_buf(), access: Access::Full }
+        Disk { root: root.to_path_buf(), access: Access::Full, page_cache: PageCache::Drop }
     }
 
     /// Files are opened to be read only, so that nothing needs to be writable.
     pub fn reading(root: &Path) -> Disk {
-        Disk { root: root.to_path_buf(), access: Access::Reading }
+        Disk { access: Access::Reading, ..Disk::new(root) }
+    }
+
+    /// With another rule for the page cache of its files; it is dropped without.
+    pub fn with_page_cache(self, page_cache: PageCache) -> Disk {
+        Disk { page_cache, ..self }
+    }
+
+    fn file(&self, file: File) -> Arc<dyn StorageFile> {
+        match self.page_cache {
+            PageCache::Drop => Arc::new(file),
+            PageCache::Keep => Arc::new(CachedFile(file)),
+        }
     }
 
     fn full(&self, path: &Path) -> PathBuf {
@@ -277,11 +339,22 @@ impl Disk {
 
 impl Storage for Disk {
     fn create_dirs(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         self.check_folders(folder)?;
-        DirBuilder::new().recursive(true).mode(DIR_MODE).create(self.full(folder))
+        // Not the recording's own folder: where that is gone it was moved or deleted under us.
+        let mut path = self.root.clone();
+        for name in folder {
+            path.push(name);
+            match DirBuilder::new().mode(DIR_MODE).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let _call = call::begin();
         self.check_folders(path.parent().unwrap_or(path))?;
         let file = OpenOptions::new()
             .read(true)
@@ -289,17 +362,19 @@ impl Storage for Disk {
             .create_new(true)
             .mode(FILE_MODE)
             .open(self.full(path))?;
-        Ok(Arc::new(file))
+        Ok(self.file(file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        let _call = call::begin();
         self.check_folders(path.parent().unwrap_or(path))?;
         let append = self.access == Access::Full;
         let file = open_regular(&self.full(path), OpenOptions::new().read(true).append(append))?;
-        Ok(Arc::new(file))
+        Ok(self.file(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _call = call::begin();
         let (from, to) = (self.full(from), self.full(to));
         match renameat2(AT_FDCWD, &from, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE) {
             // File systems without the flag (some network ones): the lock keeps other recorders
@@ -315,26 +390,32 @@ impl Storage for Disk {
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::rename(self.full(from), self.full(to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::remove_file(self.full(path))
     }
 
     fn remove_dir(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         std::fs::remove_dir(self.full(folder))
     }
 
     fn bytes_of(&self, path: &Path) -> io::Result<u64> {
+        let _call = call::begin();
         Ok(std::fs::metadata(self.full(path))?.len())
     }
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
+        let _call = call::begin();
         File::open(self.full(folder))?.sync_all()
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let _call = call::begin();
         self.check_folders(folder)?;
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(self.full(folder))? {
@@ -354,11 +435,13 @@ impl Storage for Disk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
+        let _call = call::begin();
         let stat = nix::sys::statvfs::statvfs(&self.root)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 
     fn free_files(&self) -> io::Result<Option<u64>> {
+        let _call = call::begin();
         let stat = nix::sys::statvfs::statvfs(&self.root)?;
         // Btrfs makes inodes as needed, and says that there are 0 of 0.
         Ok((stat.files() > 0).then_some(stat.files_available()))
@@ -367,33 +450,83 @@ impl Storage for Disk {
 
 impl StorageFile for File {
     fn append(&self, bytes: &[u8]) -> io::Result<usize> {
+        let _call = call::begin();
         io::Write::write(&mut &*self, bytes)
     }
 
     fn append_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let _call = call::begin();
         io::Write::write_vectored(&mut &*self, pieces)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let _call = call::begin();
         FileExt::read_at(self, buf, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
+        let _call = call::begin();
         self.sync_data()
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let _call = call::begin();
         self.set_len(bytes)
     }
 
     fn bytes(&self) -> io::Result<u64> {
+        let _call = call::begin();
         Ok(self.metadata()?.len())
     }
 
     fn drop_cache(&self, offset: u64, bytes: u64) {
+        let _call = call::begin();
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         // Advice: where the file system knows nothing of it, the cache just stays.
         let _ = posix_fadvise(self.as_fd(), offset as i64, bytes as i64, advice);
+    }
+
+    fn start_writing(&self, offset: u64, bytes: u64) {
+        // Without waiting: then the kernel keeps an error for the next sync of the file.
+        let flags = libc::SYNC_FILE_RANGE_WRITE;
+        // SAFETY: the descriptor is open as long as `self` is, and no memory is passed.
+        // Advice: the sync tells what could not be written.
+        unsafe { libc::sync_file_range(self.as_raw_fd(), offset as i64, bytes as i64, flags) };
+    }
+}
+
+/// A file whose page cache stays.
+struct CachedFile(File);
+
+impl StorageFile for CachedFile {
+    fn append(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.append(bytes)
+    }
+
+    fn append_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.append_vectored(pieces)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        StorageFile::read_at(&self.0, offset, buf)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.truncate(bytes)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        StorageFile::bytes(&self.0)
+    }
+
+    fn drop_cache(&self, _offset: u64, _bytes: u64) {}
+
+    fn read_anew(&self) {
+        self.0.read_anew();
     }
 }
 

@@ -11,6 +11,9 @@ use crate::clock::{self, UnixNs};
 /// Longest name of a feed.
 pub const FEED_NAME_BYTES_MAX: usize = 64;
 
+/// Name of the tape on which the recorder records itself.
+pub const OWN: &str = "_feedtape";
+
 /// A feed's name: `[a-z0-9][a-z0-9._-]{0,63}`, or the same after a leading `_` for the recorder's
 /// own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +39,16 @@ impl FeedName {
             "'{name}' can't name a feed: use up to {FEED_NAME_BYTES_MAX} of a-z 0-9 . _ - and \
              start with a letter or digit"
         ))
+    }
+
+    /// That of the tape on which the recorder records itself.
+    pub fn own() -> FeedName {
+        FeedName(OWN.to_string())
+    }
+
+    /// Whether it is one of the recorder's own, which no feed of a user's can have.
+    pub fn is_own(&self) -> bool {
+        is_own(&self.0)
     }
 
     /// A valid name as near to `text` as can be: lower case, runs of anything else become `-`.
@@ -64,6 +77,11 @@ impl FeedName {
     pub fn folder(&self) -> String {
         format!("feed={}", self.0)
     }
+}
+
+/// Whether a feed of this name is one of the recorder's own.
+pub fn is_own(feed: &str) -> bool {
+    feed.starts_with('_')
 }
 
 impl fmt::Display for FeedName {

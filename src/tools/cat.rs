@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 
 use super::Outcome;
 use crate::tape::line::{Kind, Line, LineError, TS_DIGITS};
+use crate::tape::name::is_own;
 use crate::tape::reader::{
     Merge, OpenSegment, Piece, PieceEnd, Purpose, ReadError, Tape, find, merge, payload,
 };
@@ -32,11 +33,18 @@ const LEFT_OUT_TOLD_MAX: u64 = 100;
 /// Open tapes are printed up to their last whole line; sealed ones are decoded. The lines of one
 /// feed stay in the order in which they were recorded. Of a single segment the output is its plain
 /// bytes, the same as `zstd -dc` of its file.
+///
+/// What the recorder recorded of itself (`_feedtape`) is left out, unless a path or --feed names
+/// it.
 #[derive(Debug, clap::Args)]
 pub struct CatArgs {
     /// Recordings (the --out of record), folders of a feed or a day in them, or segment files
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+
+    /// Print these feeds only; may be given several times
+    #[arg(long = "feed", value_name = "NAME")]
+    pub feeds: Vec<String>,
 
     /// Print the payloads of messages only: no stamps, no events
     ///
@@ -63,7 +71,7 @@ pub fn run(args: &CatArgs, out: &mut dyn Write) -> Result<Outcome> {
 }
 
 fn cat(args: &CatArgs, out: &mut dyn Write) -> Result<Outcome> {
-    let tapes = find(&args.paths)?;
+    let tapes = select(find(&args.paths)?, args)?;
     let mut wrong = 0;
     if tapes.len() > 1 {
         super::allow_open_files(tapes.len())?;
@@ -77,6 +85,25 @@ fn cat(args: &CatArgs, out: &mut dyn Write) -> Result<Outcome> {
     let places = if wrong == 1 { "place" } else { "places" };
     ensure!(wrong == 0, "not all could be read, for {wrong} {places}: see above, and try verify");
     Ok(Outcome::Clean)
+}
+
+/// The feeds that were named; without names all but the recorder's own, which must be asked for.
+fn select(mut tapes: Vec<Tape>, args: &CatArgs) -> Result<Vec<Tape>> {
+    if args.feeds.is_empty() {
+        let paths: Vec<_> = args.paths.iter().filter_map(|path| path.canonicalize().ok()).collect();
+        let is_named = |tape: &Tape| {
+            let folder = tape.root.join(format!("feed={}", tape.feed));
+            paths.iter().any(|path| path.is_file() || path.starts_with(&folder))
+        };
+        tapes.retain(|tape| !is_own(&tape.feed) || is_named(tape));
+        return Ok(tapes);
+    }
+    for feed in &args.feeds {
+        let has_feed = tapes.iter().any(|tape| tape.feed == *feed);
+        ensure!(has_feed, "no feed is named '{feed}' there; 'feedtape info' lists those there are");
+    }
+    tapes.retain(|tape| args.feeds.contains(&tape.feed));
+    Ok(tapes)
 }
 
 fn tell(error: &ReadError) {
@@ -388,7 +415,12 @@ mod tests {
     use crate::tape::reader::testing::{Recording, SegmentBuilder, TS, seal};
 
     fn args(path: &std::path::Path) -> CatArgs {
-        CatArgs { paths: vec![path.to_path_buf()], messages: false, raw_binary: false }
+        CatArgs {
+            paths: vec![path.to_path_buf()],
+            feeds: Vec::new(),
+            messages: false,
+            raw_binary: false,
+        }
     }
 
     fn output(args: &CatArgs) -> Vec<u8> {

@@ -54,12 +54,7 @@ impl CheckArgs {
     /// # Errors
     /// All mistakes, a sentence each.
     pub fn check(&self) -> Result<RecorderOptions, Vec<String>> {
-        let mut record = self.record.clone();
-        if record.sources.config.is_none() {
-            // Nobody records: where to is not asked of those who only try a URL.
-            record.recorder.out.get_or_insert_default();
-        }
-        record.check()
+        self.record.check_without_out()
     }
 }
 

@@ -347,7 +347,12 @@ mod tests {
         let plain = got["tape_bytes"].as_u64().unwrap();
         let mut cat = Vec::new();
         let paths = vec![recording.path().to_path_buf()];
-        let cat_args = super::super::cat::CatArgs { paths, messages: false, raw_binary: false };
+        let cat_args = super::super::cat::CatArgs {
+            paths,
+            feeds: Vec::new(),
+            messages: false,
+            raw_binary: false,
+        };
         super::super::cat::run(&cat_args, &mut cat).unwrap();
         assert_eq!(plain, cat.len() as u64);
     }

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod info;
 pub mod manual;
 pub mod mem;
+pub mod plan;
 pub mod prune;
 pub mod recover;
 pub mod simulate;

@@ -19,8 +19,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use self::segment::{Chunk, PIECES_MAX, Segment, SegmentFile, Unended};
 use crate::block::{Block, FeedId, Parcel, Pool, Tape};
 use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::folding::Folding;
 use crate::stats::RecorderStats;
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 use crate::syncer::SyncItem;
 use crate::tape;
 use crate::tape::event::{Event, GapReason};
@@ -28,7 +29,7 @@ use crate::tape::line::Stamp;
 use crate::tape::name::SegmentName;
 
 /// Deep enough for formatting a header; nothing recurses here.
-const STACK_BYTES: usize = 128 << 10;
+pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// After a round with something to write the writer rests so long, so that blocks gather instead
 /// of waking it one by one. Half of what receive-to-file may take at p99.
 const NAP: Duration = Duration::from_micros(500);
@@ -36,6 +37,11 @@ const NAP: Duration = Duration::from_micros(500);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(500);
 /// A segment whose time is over is closed once nothing came for so long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Of failures in a row so many are logged one by one.
+const FAILURES_LOGGED_SINGLY: u64 = 3;
+/// Failures are over where the disk has taken everything for so long.
+const STEADY_AFTER: Duration = Duration::from_mins(1);
 
 /// Options of the writer.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +102,9 @@ struct Writer {
     space_is_low: bool,
     /// Set while the disk takes nothing.
     stall: Option<Stall>,
+    /// Errors of the disk, and times when it was nearly full, for the log.
+    failures: Folding,
+    shortages: Folding,
     flush_by: Option<Mono>,
     housekeeping_at: Mono,
 }
@@ -136,21 +145,23 @@ impl Writer {
             gave_up: false,
             space_is_low: false,
             stall: None,
+            failures: Folding::new(FAILURES_LOGGED_SINGLY),
+            shortages: Folding::new(FAILURES_LOGGED_SINGLY),
             flush_by: None,
             housekeeping_at: mono_now(),
         }
     }
 
     fn run(mut self, parcels: &Receiver<Parcel>) {
+        storage::call::show_in(self.stats.writer.clone());
         loop {
             let now = mono_now();
+            self.stats.writer.waits_until(Some(self.housekeeping_at.max(now)));
             match parcels.recv_timeout(self.housekeeping_at.since(now)) {
                 Ok(parcel) => {
-                    self.note_busy();
                     self.handle(parcel);
                     self.handle_all(parcels);
                     self.flush_all();
-                    self.note_idle();
                     thread::sleep(NAP);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -158,22 +169,10 @@ impl Writer {
             }
             if mono_now() >= self.housekeeping_at {
                 self.housekeeping();
-                self.note_idle();
             }
         }
         self.close_all();
-        self.note_idle();
-    }
-
-    /// It begins something now that may take as long as the disk likes.
-    fn note_busy(&self) -> Mono {
-        let now = mono_now();
-        self.stats.writer_busy_since.set(now.0);
-        now
-    }
-
-    fn note_idle(&self) {
-        self.stats.writer_busy_since.set(0);
+        self.stats.writer.waits_until(None);
     }
 
     fn close_all(&mut self) {
@@ -190,7 +189,8 @@ impl Writer {
         self.flush_by = Some(mono_now().after(self.options.flush_every));
         while let Ok(parcel) = parcels.try_recv() {
             self.handle(parcel);
-            let now = self.note_busy();
+            let now = mono_now();
+            self.stats.writer.waits_until(Some(now));
             if self.flush_by.is_some_and(|by| now >= by) {
                 self.flush_all();
                 self.flush_by = Some(now.after(self.options.flush_every));
@@ -298,7 +298,8 @@ impl Writer {
             let name = SegmentName::new(&tape.name, tape.next_number, chunk.first_ts);
             match Segment::create(&*self.storage, name, tape.next_index, now) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    log::warn!("{}: segment {} is there already", tape.name, tape.next_number);
+                    let (feed, number) = (tape.name.as_str(), tape.next_number);
+                    log::warn!(feed; "{feed}: segment {number} is there already");
                     tape.next_number += 1;
                 }
                 other => break other?,
@@ -358,7 +359,6 @@ impl Writer {
 
     /// Closes the feed's segment, if it has one.
     fn close(&mut self, feed: FeedId) {
-        self.note_busy();
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
@@ -397,21 +397,28 @@ impl Writer {
             return;
         };
         let begun = mono_now();
-        self.stats.writer_busy_since.set(begun.0);
         let flushed = segment.flush();
         self.stats.flush_times.observe(mono_now().since(begun));
         if let Err(error) = flushed {
-            self.rescue(feed, &error);
-        } else if let Some(stall) = self.stall.take() {
+            return self.rescue(feed, &error);
+        }
+        if segment.has_grown() {
+            // Full: the syncer has more to do than it can, and comes to it in time.
+            let _ = self.syncer.try_send(SyncItem::Grown { feed });
+        }
+        if let Some(stall) = self.stall.take() {
             self.stats.disk_stalled.set(0);
-            let after = mono_now().since(stall.since).as_secs_f64();
-            log::warn!("the disk takes data again, after {after:.1} s");
+            let now = mono_now();
+            let after = now.since(stall.since).as_secs_f64();
+            if self.failures.better(now) {
+                log::warn!("the disk takes data again, after {after:.1} s");
+            }
         }
     }
 
     fn housekeeping(&mut self) {
         self.write_batch();
-        let now = self.note_busy();
+        let now = mono_now();
         self.housekeeping_at = now.after(HOUSEKEEPING_EVERY);
         self.look_at_free_space();
         let wall = clock::wall_now();
@@ -432,7 +439,11 @@ impl Writer {
     }
 
     fn tell_syncer(&self, item: SyncItem) {
-        if self.syncer.send(item).is_err() {
+        // Where the syncer lags far behind, this waits for the disk as well.
+        self.stats.writer.call_begins();
+        let sent = self.syncer.send(item);
+        self.stats.writer.call_ends();
+        if sent.is_err() {
             // The recorder ends with an error because of it.
             log::error!("the syncer has ended: a segment is not finished");
         }

@@ -11,13 +11,15 @@ use std::time::Duration;
 use crate::clock::{Mono, UnixNs};
 use crate::stats::SegmentProgress;
 use crate::storage::{Appender, Storage, StorageFile};
+use crate::syncer::GROWN_BYTES;
 use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Kind, Line, Stamp};
 use crate::tape::name::{Form, SegmentName};
 use crate::tape::{EVENT_LINE_BYTES_MAX, MARK_BYTES};
 
-/// Blocks of this size and more go to the file as they are; smaller ones gather here.
-const BUFFER_BYTES: usize = 8 << 10;
+/// Blocks of this size and more go to the file as they are; smaller ones gather in a buffer of so
+/// many bytes, which is there only while something is in it: of 256 quiet feeds few have one.
+pub(crate) const SEGMENT_BUFFER_BYTES: usize = 8 << 10;
 /// The longest mark or end: stamp, keys, two 20-digit numbers, checksum.
 const MARK_LINE_BYTES_MAX: usize = 160;
 /// Pieces in which a failed segment is read back.
@@ -47,7 +49,8 @@ pub struct Segment {
     /// Index of the header.
     first_index: u64,
     file: Arc<dyn StorageFile>,
-    out: BufWriter<Appender>,
+    /// None: all that was taken is with the kernel.
+    out: Option<BufWriter<Appender>>,
     progress: Arc<SegmentProgress>,
     /// Lines and bytes that `out` took, and the checksum since the last mark's line.
     lines: u64,
@@ -58,6 +61,8 @@ pub struct Segment {
     last_ts: UnixNs,
     created_at: Mono,
     appended_at: Mono,
+    /// The syncer was told that so much of it is with the kernel.
+    told: u64,
 }
 
 /// What is left of a segment that could not be written.
@@ -126,7 +131,7 @@ impl Segment {
         Ok(Segment {
             name,
             first_index,
-            out: BufWriter::with_capacity(BUFFER_BYTES, Appender(file.clone())),
+            out: None,
             file,
             progress: Arc::default(),
             lines: 0,
@@ -136,6 +141,7 @@ impl Segment {
             last_ts: 0,
             created_at: now,
             appended_at: now,
+            told: 0,
         })
     }
 
@@ -202,14 +208,14 @@ impl Segment {
     fn take(&mut self, pieces: &[&[u8]], taken: &mut usize) -> io::Result<()> {
         *taken = 0;
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        if total < BUFFER_BYTES {
+        if total < SEGMENT_BUFFER_BYTES {
             for piece in pieces {
-                self.out.write_all(piece)?;
+                self.out().write_all(piece)?;
                 self.count(piece, taken);
             }
             return Ok(());
         }
-        self.out.flush()?;
+        self.flush_out()?;
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(piece);
@@ -229,6 +235,22 @@ impl Segment {
                 counted += part;
             }
             IoSlice::advance_slices(&mut left, bytes);
+        }
+        Ok(())
+    }
+
+    fn out(&mut self) -> &mut BufWriter<Appender> {
+        self.out.get_or_insert_with(|| {
+            BufWriter::with_capacity(SEGMENT_BUFFER_BYTES, Appender(self.file.clone()))
+        })
+    }
+
+    /// Hands what is buffered to the kernel, and drops the buffer. After an error it stays, with
+    /// what the file did not take.
+    fn flush_out(&mut self) -> io::Result<()> {
+        if let Some(out) = &mut self.out {
+            out.flush()?;
+            self.out = None;
         }
         Ok(())
     }
@@ -259,9 +281,19 @@ impl Segment {
     /// # Errors
     /// Those of the disk; then [`Segment::abandon`] it.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()?;
+        self.flush_out()?;
         self.progress.set_written(self.bytes);
         Ok(())
+    }
+
+    /// Whether so much of it is with the kernel that the syncer is to be told; true once each time.
+    pub fn has_grown(&mut self) -> bool {
+        let written = self.progress.written();
+        let grown = written - self.told >= GROWN_BYTES;
+        if grown {
+            self.told = written;
+        }
+        grown
     }
 
     /// Writes the `end`, and all of it to the kernel. Then the segment is finished.
@@ -282,9 +314,8 @@ impl Segment {
     pub fn abandon(self, chunk: &[u8], taken: usize) -> Abandoned {
         let Segment { file, out, first_index, lines, bytes, marks, last_ts, .. } = self;
         // A BufWriter that is dropped would write once more, so it is taken apart.
-        let (appender, buffered) = out.into_parts();
-        drop(appender);
-        let buffered = buffered.unwrap_or_default();
+        let buffered = out.map(BufWriter::into_parts).map(|(_, buffered)| buffered);
+        let buffered = buffered.and_then(Result::ok).unwrap_or_default();
         let on_disk = bytes - buffered.len() as u64;
         let (keep, torn, lines_lost) = match torn_line(&*file, on_disk) {
             Ok((keep, torn)) => (keep, torn, 0),
@@ -323,8 +354,7 @@ impl Segment {
     /// Removes a segment whose header could not be written.
     pub fn discard(self, storage: &dyn Storage) {
         let path = self.path();
-        let (appender, _) = self.out.into_parts();
-        drop(appender);
+        drop(self.out.map(BufWriter::into_parts));
         if let Err(error) = storage.remove(&path) {
             log::warn!("can't remove the empty segment '{}': {error}", path.display());
         }

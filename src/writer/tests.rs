@@ -23,6 +23,7 @@ use crate::recovery;
 use crate::sealer::retention::{Chosen, Keep, Plain, Rules, prune};
 use crate::sealer::{Compression, seal_all_plain, sums};
 use crate::stats::FeedStats;
+use crate::storage::PageCache;
 use crate::storage::memory::{Fault, MemoryDisk};
 use crate::syncer::{FsyncPolicy, SyncItem, Syncer};
 use crate::tape::line::{Encoding, Kind, Line};
@@ -121,7 +122,7 @@ impl Rig {
         // The machine is another one after a crash.
         writer.boot_id = "the boot before".to_string();
         let policy = FsyncPolicy::Every(Duration::from_secs(1));
-        let syncer = Syncer::new(storage, policy, Box::new(|_| {}));
+        let syncer = Syncer::new(storage, policy, PageCache::Drop, Box::new(|_| {}));
         Rig {
             disk: disk.clone(),
             writer,

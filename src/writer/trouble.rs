@@ -6,7 +6,7 @@ use std::io;
 use crossbeam_channel::RecvTimeoutError;
 
 use super::segment::{Abandoned, AbandonedEnd, Chunk, count_messages, measure};
-use super::{Stall, Tried, Writer};
+use super::{STEADY_AFTER, Stall, Tried, Writer};
 use crate::block::FeedId;
 use crate::clock::{self, mono_now};
 use crate::stats::GapNote;
@@ -28,11 +28,16 @@ impl Writer {
         let name = self.tapes[feed].name.clone();
         let errno = error.raw_os_error();
         if self.stall.is_none_or(|stall| stall.errno != errno) {
-            log::error!(
-                "{name}: can't write to the tape: {}; tried again every {} s",
-                storage::explain(&*self.storage, error),
-                self.options.retry_every.as_secs()
-            );
+            let now = mono_now();
+            self.failures.over_after(now, STEADY_AFTER);
+            if let Some(untold) = self.failures.worse(now, &error.to_string()) {
+                log::error!(
+                    feed = name.as_str();
+                    "{name}: can't write to the tape: {}; tried again every {} s{untold}",
+                    storage::explain(&*self.storage, error),
+                    self.options.retry_every.as_secs()
+                );
+            }
         }
         self.stall = Some(Stall { errno, ..self.stall_now() });
         self.dirty.retain(|dirty| *dirty != feed);
@@ -46,9 +51,12 @@ impl Writer {
         let last_ts = segment.last_ts();
         let Abandoned { mut carry, next_index, end, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
-            self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
-            log::error!("{name}: {lines_lost} line could not be read back and is lost");
+            let stats = &self.tapes[feed].stats;
+            stats.gaps.count(GapReason::Disk, lines_lost, 0);
+            let feed = name.as_str();
+            log::error!(feed; "{name}: {lines_lost} line could not be read back and is lost");
             let to_ts = clock::wall_now();
+            let number = stats.number.get();
             let gap = Event::Gap {
                 reason: GapReason::Disk,
                 messages: Some(lines_lost),
@@ -57,7 +65,7 @@ impl Writer {
                 to_ts,
             };
             self.stats.gap_log.note(GapNote {
-                feed: self.tapes[feed].stats.number.get(),
+                feed: number,
                 reason: GapReason::Disk,
                 from_ts: Some(last_ts),
                 to_ts,
@@ -123,13 +131,10 @@ impl Writer {
             return false;
         }
         self.stats.disk_stalled.set(1);
-        self.note_idle();
         self.stall = Some(self.stall_now());
+        self.stats.writer.waits_until(Some(mono_now().after(self.options.retry_every)));
         match self.give_up.recv_timeout(self.options.retry_every) {
-            Err(RecvTimeoutError::Timeout) => {
-                self.note_busy();
-                true
-            }
+            Err(RecvTimeoutError::Timeout) => true,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 self.gave_up = true;
                 false
@@ -163,9 +168,12 @@ impl Writer {
                 self.stats.disk_free_bytes.set(free);
                 self.space_is_low = free < min_free;
                 if self.space_is_low && !was_low {
+                    let now = mono_now();
+                    self.shortages.over_after(now, STEADY_AFTER);
+                    let Some(untold) = self.shortages.worse(now, "") else { return };
                     log::error!(
                         "the disk is nearly full: {} free, less than --min-free {}; nothing is \
-                         written until there is more",
+                         written until there is more{untold}",
                         format_size(free),
                         format_size(min_free)
                     );
@@ -174,7 +182,7 @@ impl Writer {
             // Writing will tell what is wrong.
             Err(error) => log::debug!("can't see how much of the disk is free: {error}"),
         }
-        if was_low && !self.space_is_low {
+        if was_low && !self.space_is_low && self.shortages.better(mono_now()) {
             log::warn!("the disk has room again");
         }
     }
@@ -190,7 +198,8 @@ impl Writer {
         for (tape, (messages, bytes)) in self.tapes.iter().zip(&self.lost) {
             if *messages > 0 {
                 tape.stats.gaps.count(GapReason::Disk, *messages, *bytes);
-                log::error!("{}: {messages} messages are lost: the disk takes nothing", tape.name);
+                let feed = tape.name.as_str();
+                log::error!(feed; "{feed}: {messages} messages are lost: the disk takes nothing");
             }
         }
     }

@@ -27,6 +27,8 @@ fn recorded(compress: &str) -> Run {
     Run::serve(Scheme::Ws, [accept().messages(&messages()).expect_bye()])
         .option("--compress", compress)
         .args("--rotate-bytes 64KiB --max-messages 10000 --fsync never --stop-timeout 60s")
+        // Its own tape would be among what goes.
+        .args("--self-every 0")
         .finish(0)
 }
 
@@ -215,7 +217,7 @@ fn a_feed_that_is_recorded_no_more() {
 fn cat_goes_on_while_files_go() {
     let long: Vec<Message> = (0..2).flat_map(|_| messages()).collect();
     let run = Run::serve(Scheme::Ws, [accept().messages(&long).expect_bye()])
-        .args("--max-messages 20000 --duration 30s")
+        .args("--max-messages 20000 --duration 30s --self-every 0")
         .finish(0);
     let short = |run: Run, text| {
         let script = accept().text(text).wait_for("go").expect_bye();

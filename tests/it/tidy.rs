@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// The layers of the program: a module uses `crate::` only of its own layer or an earlier one.
 const LAYERS: [&[&str]; 5] = [
-    &["units", "backoff", "clock", "printable"],
-    &["tape", "block", "stats", "memory", "storage"],
+    &["units", "backoff", "folding", "clock", "printable"],
+    &["tape", "block", "stats", "memory", "storage", "heap_profile"],
     &["feed", "writer", "sealer", "syncer", "resolver", "recovery", "admin"],
-    &["config", "service", "logging", "recorder", "report"],
+    &["config", "service", "logging", "recorder", "report", "plan"],
     &["cli", "tools"],
 ];
 /// A file is one noun; longer than this it is two.

@@ -39,6 +39,7 @@ fn values_out_of_bounds_or_senseless() {
         ("--flush-every", "11s"),
         ("--fsync", "2h"),
         ("--fsync", "sometimes"),
+        ("--page-cache", "yes"),
         ("--queue-bytes", "255KiB"),
         ("--queue-bytes", "2GiB"),
         ("--on-stall", "panic"),

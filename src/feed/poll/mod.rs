@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::budget::{Permit, Weights};
 use self::client::{Answer, Client, Content, is_throttling, refusal};
 use self::schedule::{Action, Input, Now, Schedule, Timing};
-use self::wire::Link;
+use self::wire::{INPUT_BYTES, Link, OUTPUT_BYTES};
 use super::inbox::Inbox;
 use super::lines::{EventStamp, Full, Lines};
 use super::listen::{Ear, Trigger};
@@ -36,6 +36,7 @@ use super::url::FeedUrl;
 use super::wait::wait;
 use super::{Command, FeedEnd, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
+use crate::folding::Folding;
 use crate::stats::{FeedStats, Phase};
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
@@ -46,6 +47,8 @@ pub const KEPT_HEADERS: [&str; 5] =
     ["content-type", "date", "etag", "last-modified", "retry-after"];
 /// More headers than this are not kept: an event's line has a limit.
 pub const KEPT_HEADERS_MAX: usize = 16;
+/// Buffers of one connection, in bytes.
+pub const CONNECTION_BYTES: usize = INPUT_BYTES + OUTPUT_BYTES;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +94,9 @@ pub struct PollOptions {
     pub stall_deadline: Duration,
 }
 
+/// Where nothing failed for so long between answers, the failures are over.
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+
 pub(super) struct PollLoop {
     options: PollOptions,
     network: Arc<Network>,
@@ -108,8 +114,8 @@ pub(super) struct PollLoop {
     connections_counted: u64,
     /// The part of the poll under way in its host's budget.
     permit: Option<Permit>,
-    /// What the log last said about it.
-    trouble: Option<String>,
+    /// Polls that failed, for the log.
+    failures: Folding,
 }
 
 impl PollLoop {
@@ -136,7 +142,7 @@ impl PollLoop {
             recorded: 0,
             connections_counted: 0,
             permit: None,
-            trouble: None,
+            failures: Folding::new(1),
         }
     }
 
@@ -197,7 +203,9 @@ impl PollLoop {
             self.lines.hand_over();
             let retry = self.lines.is_waiting().then(|| now.mono.after(RETRY_EVENTS));
             let deadline = [self.schedule.deadline(now), retry].into_iter().flatten().min();
+            self.stats.pulse.waits_until(deadline);
             wait(self.link.waker(), None, deadline)?;
+            self.stats.pulse.works();
         }
     }
 
@@ -257,6 +265,7 @@ impl PollLoop {
             }
         }
         let begun = mono_now();
+        self.stats.pulse.waits_until(Some(by));
         let result = self.client.call(&self.options, by, whole);
         let ms = mono_now().since(begun).as_millis() as u64;
         self.settle_budget(result.as_ref().ok().and_then(|answer| answer.used));
@@ -328,10 +337,7 @@ impl PollLoop {
         self.stats.live.set(1);
         self.stats.phase.set(Phase::Live);
         self.stats.data_at.set(mono_now().0);
-        if self.trouble.take().is_some() {
-            let failures = self.schedule.failures();
-            self.log(log::Level::Info, format_args!("answered again, after {failures} failures"));
-        }
+        self.note_answer();
         if self.is_complete() { Input::Asked(Ask::Complete) } else { Input::Answered }
     }
 
@@ -343,12 +349,22 @@ impl PollLoop {
         Input::Failed { retry_after, throttled }
     }
 
-    /// The same trouble is said once.
+    fn note_answer(&mut self) {
+        if self.failures.is_clear() {
+            return;
+        }
+        let (now, count) = (mono_now(), self.failures.count());
+        let is_news = self.failures.better(now);
+        if is_news || self.failures.over_after(now, STEADY_AFTER).is_some() {
+            self.log(log::Level::Info, format_args!("answered again, after {count} failures"));
+        }
+    }
+
+    /// The same trouble is said once, and now and then.
     fn complain(&mut self, text: String) {
         self.stats.trouble.set(&text);
-        if self.trouble.as_ref() != Some(&text) {
-            self.log(log::Level::Warn, format_args!("{text}"));
-            self.trouble = Some(text);
+        if let Some(untold) = self.failures.worse(mono_now(), &text) {
+            self.log(log::Level::Warn, format_args!("{text}{untold}"));
         }
     }
 
@@ -383,6 +399,7 @@ impl PollLoop {
         let mut stopping = false;
         loop {
             let now = mono_now();
+            self.stats.pulse.waits_until(Some(now));
             if !stopping && self.link.inbox().is_stop() {
                 (stopping, until) = (true, until.min(now.after(STOP_STALL_MAX)));
             }

@@ -158,11 +158,6 @@ impl Schedule {
         self.state == State::Stopped
     }
 
-    /// Polls in a row that failed.
-    pub fn failures(&self) -> u32 {
-        self.backoff.attempts()
-    }
-
     /// By when `handle` wants to be called with a Tick; `None` is never.
     pub fn deadline(&self, now: Now) -> Option<Mono> {
         let next = match self.state {

@@ -29,9 +29,9 @@ use crate::clock::{self, Mono, UnixNs, mono_now};
 /// Status and headers of an answer may be so long.
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 /// What is read at once. ureq takes a head that is too long for one by its length, so one fits.
-const INPUT_BYTES: usize = HEAD_BYTES_MAX + (4 << 10);
+pub(super) const INPUT_BYTES: usize = HEAD_BYTES_MAX + (4 << 10);
 /// What is written at once; a body goes through it in pieces.
-const OUTPUT_BYTES: usize = 16 << 10;
+pub(super) const OUTPUT_BYTES: usize = 16 << 10;
 
 /// What a poll's thread shares with the transports that ureq keeps for it. All of it is used on
 /// that thread only: the locks, which ureq's `Send` and `Sync` ask for, are never waited for.

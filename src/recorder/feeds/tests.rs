@@ -51,6 +51,7 @@ fn rig(work: Work, feeds: &[&str]) -> Rig {
         stats: Arc::default(),
         rotation: options.rotation,
         events: send_event,
+        first_id: 0,
         feeds_max: FEEDS_MAX,
         work,
     };

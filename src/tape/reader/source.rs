@@ -24,7 +24,7 @@ pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 /// Bytes read from a compressed file at once.
 const INPUT_BYTES: usize = 64 << 10;
 /// While verifying, the page cache is dropped each time so many bytes were read.
-const DROP_BYTES: u64 = 8 << 20;
+const DROP_BYTES: u64 = 1 << 20;
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -171,7 +171,7 @@ impl RawFile {
         match self.purpose {
             Purpose::Read => {}
             Purpose::Verify => {
-                self.file.drop_cache(self.dropped, self.offset - self.dropped);
+                self.file.drop_cache(0, self.offset);
                 self.dropped = self.offset;
             }
         }

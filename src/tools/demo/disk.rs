@@ -96,7 +96,7 @@ pub(super) fn newest_segment(folder: &Path) -> anyhow::Result<PathBuf> {
 pub(super) fn first_lines(segment: &Path, width: usize, out: &mut dyn Write) -> anyhow::Result<()> {
     let paths = vec![segment.to_path_buf()];
     let mut head = Head(Vec::new());
-    cat::run(&CatArgs { paths, messages: false, raw_binary: false }, &mut head)?;
+    cat::run(&CatArgs { paths, feeds: Vec::new(), messages: false, raw_binary: false }, &mut head)?;
     for line in head.0.split(|byte| *byte == b'\n').take(LINES_SHOWN) {
         writeln!(out, "{}", cut(&String::from_utf8_lossy(line), width))?;
     }

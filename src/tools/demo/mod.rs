@@ -166,7 +166,10 @@ fn recorder_options(words: &[String]) -> anyhow::Result<RecorderOptions> {
         record: RecordArgs,
     }
     let typed = Typed::try_parse_from(&words[2..])?;
-    typed.record.check().map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))
+    let options = typed.record.check();
+    let options = options.map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
+    // What is shown is the venue's; ten seconds say nothing of the recorder.
+    Ok(RecorderOptions { self_every: None, ..options })
 }
 
 /// Checks the recording and shows it.

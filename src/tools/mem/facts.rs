@@ -16,6 +16,7 @@ use crate::memory::pages::{self, Cached};
 use crate::memory::process::{Process, Rollup, Status};
 use crate::memory::{Figures, machine_available};
 use crate::recorder::lock;
+use crate::recorder::own::OwnLine;
 use crate::tape::line::{Kind, Line};
 use crate::tape::reader::{Purpose, find};
 
@@ -175,7 +176,7 @@ fn last_figures(folder: &Path) -> Result<Option<OwnFigures>> {
             continue;
         }
         let Ok(Line { ts, kind: Kind::Text, raw }) = Line::parse(piece.content()) else { continue };
-        if let Ok(figures) = serde_json::from_slice::<Figures>(raw) {
+        if let Ok(OwnLine { memory: figures, .. }) = serde_json::from_slice(raw) {
             let age = Duration::from_nanos(clock::wall_now().saturating_sub(ts));
             last = Some(OwnFigures { figures, age });
         }
@@ -195,13 +196,13 @@ mod tests {
         let said = |out: &Path| own_figures(Some(out)).map(|own| own.figures.heap_in_use_bytes);
         assert!(said(recording.path()).unwrap_err().contains("no tape of its own"));
         let mut first = SegmentBuilder::new("_feedtape", 0, 0);
-        first.text(br#"{"heap_in_use_bytes":1}"#).end();
+        first.text(br#"{"memory":{"heap_in_use_bytes":1}}"#).end();
         recording.put(&first, Form::Zstd);
         let mut second = SegmentBuilder::new("_feedtape", 1, first.next_index());
         recording.put(&second, Form::Open);
         assert!(said(recording.path()).unwrap_err().contains("has no figures yet"));
-        second.text(br#"{"heap_in_use_bytes":2,"of_later":"x"}"#);
-        second.text(br#"{"heap_in_use_bytes":3}"#).text(b"no figures").raw(b"1794\n17");
+        second.text(br#"{"memory":{"heap_in_use_bytes":2,"of_later":"x"}}"#);
+        second.text(br#"{"memory":{"heap_in_use_bytes":3}}"#).text(b"no figures").raw(b"1794\n17");
         recording.put(&second, Form::Open);
         assert_eq!(said(recording.path()), Ok(Some(3)));
         assert!(own_figures(None).is_err());

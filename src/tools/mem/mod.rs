@@ -1,10 +1,13 @@
-//! `feedtape mem`: what each memory figure of a running process is, and whether to worry.
+//! `feedtape mem`: what each memory figure of a running process is, and whether to worry; or what a
+//! recorder's memory was over time, and whether it leaks.
 //!
-//! Owns which process is meant. Where its figures come from is in `facts`, what they are in `rows`,
-//! what they come to in `verdict`, and how that is laid out in `show`. Works on any process; of a
-//! recorder it knows more.
+//! Owns which of the two, and which process, is meant. Where its figures come from is in `facts`,
+//! what they are in `rows`, what they come to in `verdict`, and how that is laid out in `show`. The
+//! past is in `history`, drawn by `plot`. Works on any process; of a recorder it knows more.
 
 mod facts;
+pub mod history;
+mod plot;
 mod rows;
 mod show;
 mod verdict;
@@ -14,6 +17,7 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 
 use self::facts::Facts;
+pub use self::history::{HistoryArgs, Wanted};
 use self::rows::Figure;
 use super::{Outcome, is_closed_pipe};
 use crate::admin::Sentence;
@@ -26,24 +30,45 @@ const WIDTH_MAX: usize = 120;
 /// The layout needs so many columns.
 const WIDTH_MIN: usize = 60;
 
-/// Explains the memory of a running process: each figure, with a sentence on what it is.
+/// Explain the memory of a running process: each figure, with a sentence on what it is. Or draw
+/// what a recorder's was over time, and judge whether it leaks.
 #[derive(Debug, clap::Args)]
 pub struct MemArgs {
     /// The process; without it, the one recorder that is running
     #[arg(value_name = "PID")]
     pub pid: Option<String>,
 
+    /// What it was over time.
+    #[command(flatten)]
+    pub history: HistoryArgs,
+
     /// Print one JSON object instead; sizes are in bytes, unknown is null
     #[arg(long)]
     pub json: bool,
 }
 
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A process now; none where no recorder is running.
+    Now(Option<Process>),
+    /// The past of a recording.
+    History(Wanted),
+}
+
 impl MemArgs {
-    /// The process that is meant; none where no recorder is running.
+    /// What is meant.
     ///
     /// # Errors
-    /// What was typed is no number, or more than one recorder is running.
-    pub fn check(&self) -> Result<Option<Process>, Vec<String>> {
+    /// All times that are none; a PID that is no number; more than one recorder is running.
+    pub fn check(&self) -> Result<Asked, Vec<String>> {
+        match self.history.check()? {
+            Some(wanted) => Ok(Asked::History(wanted)),
+            None => self.check_process().map(Asked::Now),
+        }
+    }
+
+    fn check_process(&self) -> Result<Option<Process>, Vec<String>> {
         if let Some(text) = &self.pid {
             return match text.parse() {
                 Ok(pid) if pid > 0 => Ok(Some(Process::of(pid))),
@@ -92,10 +117,15 @@ pub fn own_sentences() -> Vec<Sentence> {
 /// Runs the command.
 ///
 /// # Errors
-/// The process is not there, or the output can't be written (a closed pipe is no error).
-pub fn run(args: &MemArgs, process: Option<&Process>, out: &mut dyn Write) -> Result<Outcome> {
-    let Some(process) = process else {
-        bail!("no recorder is running here (a process named feedtape); give a PID");
+/// The process or the history is not there, or the output can't be written (a closed pipe is no
+/// error).
+pub fn run(args: &MemArgs, asked: &Asked, out: &mut dyn Write) -> Result<Outcome> {
+    let process = match asked {
+        Asked::History(wanted) => return history::run(wanted, args.json, out),
+        Asked::Now(Some(process)) => process,
+        Asked::Now(None) => {
+            bail!("no recorder is running here (a process named feedtape); give a PID")
+        }
     };
     let facts = Facts::gather(process)?;
     let sections = rows::sections(&facts);
@@ -134,8 +164,11 @@ mod tests {
 
     #[test]
     fn a_pid_is_a_number() {
-        let check = |pid: &str| MemArgs { pid: Some(pid.to_string()), json: false }.check();
-        assert_eq!(check("17"), Ok(Some(Process::of(17))));
+        let check = |pid: &str| {
+            let history = HistoryArgs::default();
+            MemArgs { pid: Some(pid.to_string()), history, json: false }.check()
+        };
+        assert_eq!(check("17"), Ok(Asked::Now(Some(Process::of(17)))));
         for wrong in ["", "0", "-1", "x", "1 2", "99999999999"] {
             let mistakes = check(wrong).unwrap_err();
             assert!(mistakes[0].contains(&format!("'{wrong}'")), "{mistakes:?}");

@@ -30,6 +30,11 @@ const WRONG_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 255;
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 64 << 10;
+/// So much of a file stays in the page cache until its lines are read, right after; the rest of a
+/// large one is read from the disk again rather than fill a container's memory.
+const CACHED_BYTES: u64 = 16 << 20;
+/// Beyond that the page cache is dropped each time so many bytes were read.
+const DROP_BYTES: u64 = 1 << 20;
 
 /// The sums of the folder that is looked at, kept from one segment to the next.
 #[derive(Default)]
@@ -258,12 +263,20 @@ fn hash(path: &Path) -> io::Result<Sum> {
     let mut file = open(path)?;
     let mut hasher = Sha256::new();
     let mut buf = vec![0; HASH_BYTES];
+    let (mut offset, mut dropped) = (0, CACHED_BYTES);
     loop {
         match file.read(&mut buf) {
             Ok(0) => break,
-            Ok(bytes) => hasher.update(&buf[..bytes]),
+            Ok(bytes) => {
+                hasher.update(&buf[..bytes]);
+                offset += bytes as u64;
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
+        }
+        if offset >= dropped + DROP_BYTES {
+            file.drop_cache(CACHED_BYTES, offset - CACHED_BYTES);
+            dropped = offset;
         }
     }
     Ok(hasher.finalize().into())

@@ -126,7 +126,12 @@ fn every_flip_of_content_is_found_without_the_sums() {
                 unfound += 1;
                 let mut plain = Vec::new();
                 let paths = vec![name.clone()];
-                let args = super::super::cat::CatArgs { paths, messages: false, raw_binary: false };
+                let args = super::super::cat::CatArgs {
+                    paths,
+                    feeds: Vec::new(),
+                    messages: false,
+                    raw_binary: false,
+                };
                 super::super::cat::run(&args, &mut plain).unwrap();
                 assert_eq!(plain, small(0, 0).plain(), "byte {at} bit {bit}");
             }
