@@ -16,7 +16,7 @@ use crate::plan::fit::{self, Confines};
 use crate::plan::host::Host;
 use crate::plan::{Budget, Needs, Rows};
 use crate::printable::printable;
-use crate::recorder::{self, Explain, Recorder};
+use crate::recorder::{self, Explain, Recorder, signals};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
@@ -134,6 +134,9 @@ pub fn main() -> ExitCode {
     };
     let typed = cli.verbose.min(9).cast_signed() - cli.quiet.min(9).cast_signed();
     logging::start(typed + cli.command.verbosity());
+    if matches!(cli.command, Command::Record(_)) {
+        signals::hold_reloads();
+    }
     let result = match &cli.command {
         Command::Record(args) => match args.check().and_then(confine) {
             Ok((options, planned)) => record(options, planned, args),

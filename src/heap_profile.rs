@@ -2,9 +2,9 @@
 //!
 //! Owns the cargo feature `heap-profile`. With it jemalloc takes the place of the C library's
 //! allocator, for Rust and for the C libraries alike, and notes the stack of about every 512 KiB
-//! allocated; [`write`] has it write down what of that is still held, and makes of it the text that
-//! `pprof` and `go tool pprof` read. Without it nothing is noted, and [`write`] says what is needed.
-//! Knows nothing of who asks: a signal, for now.
+//! allocated; [`write()`] has it write down what of that is still held, and makes of it the text
+//! that `pprof` and `go tool pprof` read. Without it nothing is noted, and [`write()`] says what is
+//! needed. Knows nothing of who asks: a signal, for now.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};

@@ -40,7 +40,7 @@ mod overview;
 pub mod own;
 mod reload;
 mod sealing;
-pub(crate) mod signals;
+pub mod signals;
 mod status;
 mod summary;
 mod tapes;

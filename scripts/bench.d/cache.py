@@ -1,7 +1,7 @@
 """`scripts/bench cache`: what recording does to the memory figure of a container.
 
 The recorder runs in a memory cgroup of its own (made and removed here: it needs root), with a hard
-limit and without swap, one feed as fast as it will go. What the cgroup counts is read all the
+limit and without swap, one feed, as fast as it will go or at a pace. What the cgroup counts is read all the
 time, and printed for each part of the bytes recorded: its usage, the page cache in it, and what
 `docker stats` would make of it. The load server runs outside of it.
 """
@@ -37,6 +37,7 @@ examples:
   scripts/bench cache                                  10 GiB sealed, drop and keep, 64 MiB
   scripts/bench cache --compress none --limit none     cheapest recording, cgroup without a limit
   scripts/bench cache --page-cache drop --verify       `feedtape verify` runs in the cgroup too
+  scripts/bench cache --pace 50                        slower than the disk, as feeds are
   scripts/bench cache --gib 1 -- --fsync never         more options for feedtape record
 
 exit: 0 with `drop` the usage was flat; 1 it was not, or a run failed; 2 usage
@@ -65,6 +66,13 @@ def parse(arguments):
     parser.add_argument("--gib", type=float, default=10, metavar="N", help="to record (default 10)")
     parser.add_argument(
         "--limit", default="64", metavar="MIB", help="of the cgroup, or none (default 64)"
+    )
+    parser.add_argument(
+        "--pace",
+        type=int,
+        metavar="MIB",
+        help="MiB a second (default: as fast as it will go; faster than the disk, with any rule"
+        " for the page cache what is not written yet is there)",
     )
     parser.add_argument("--compress", default="zstd", choices=["zstd", "gzip", "none"])
     parser.add_argument(
@@ -252,12 +260,13 @@ def report(options, load, page_cache, run):
 class Load:
     """What bench.LoadServer wants to know."""
 
-    feeds, rate, seed, mixed = 1, None, 1, False
+    feeds, seed, mixed = 1, 1, False
 
-    def __init__(self, path, gib):
+    def __init__(self, path, gib, pace):
         self.messages = path
         # A line is a stamp, a space, the message and a line feed.
         line_bytes = write_messages(path) + 21
+        self.rate = pace and pace * MIB // line_bytes
         self.messages_count = int(gib * (1 << 30) / line_bytes)
         self.bytes = self.messages_count * line_bytes
         self.parts = max(2, int(gib))
@@ -272,7 +281,7 @@ def main(arguments, bench):
         return 1
     folder = Path(tempfile.mkdtemp(prefix="cache.", dir=os.environ.get("TMPDIR") or bench.BUILT))
     try:
-        load = Load(folder / "messages", options.gib)
+        load = Load(folder / "messages", options.gib, options.pace)
         flat = True
         for page_cache in options.caches:
             run = run_one(bench, options, load, page_cache, folder)

@@ -91,7 +91,9 @@ class FeedsFile:
 
     def write(self):
         """By a rename: a reload sees the old file or the new one."""
-        lines = ["[defaults]", 'backoff-min = "100ms"', 'backoff-max = "2s"']
+        lines = ["[defaults]", 'backoff-min = "100ms"', 'backoff-max = "2s"',
+                 # Its messages are small: what the plan asks for fits the group.
+                 'max-message = "1MiB"']
         if self.certificate:
             lines.append(f'cacert = "{self.certificate[0]}"')
         for number in [*self.staying, *self.sets[self.turn % 2]]:

@@ -2,11 +2,13 @@
 //! them.
 //!
 //! Owns the options, loading certificates, and the connectors. Each connector holds the whole CA
-//! store, some megabytes: they are made when first needed, and anew after a day, so that new
-//! certificates and revoked CAs are noticed.
+//! store, some megabytes, for as long as a connection made with it lives. They are made when first
+//! needed. After a day, and at each reload, it is looked whether the files of certificates are
+//! still the same: only where they are not is a connector made anew.
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use native_tls::{Certificate, Identity, TlsConnector};
 
 use crate::clock::{Mono, mono_now};
 
-/// A connector is used so long, then made anew from the files.
+/// After so long it is looked whether a connector's files are still the same.
 const CONNECTOR_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates and keys are not larger than this.
 const PEM_BYTES_MAX: u64 = 4 << 20;
@@ -36,13 +38,26 @@ pub struct TlsOptions {
 /// Makes and keeps the connectors.
 #[derive(Default)]
 pub struct TlsConnectors {
-    made: Mutex<HashMap<TlsOptions, (Mono, TlsConnector)>>,
+    made: Mutex<HashMap<TlsOptions, Made>>,
 }
 
+struct Made {
+    connector: TlsConnector,
+    /// Made from these.
+    files: Vec<FileState>,
+    /// When they were last looked at; none: to be looked at before it is used again.
+    looked_at: Option<Mono>,
+}
+
+/// A file that was replaced or written to has another state; of a folder, one in which files came
+/// or went.
+type FileState = (PathBuf, Option<(u64, u64, u64, i64, i64)>);
+
 impl TlsConnectors {
-    /// Certificates may have changed: connectors are made anew when they are next needed.
+    /// Certificates may have changed: before connectors are next used it is looked whether they have.
     pub fn forget(&self) {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.values_mut().for_each(|made| made.looked_at = None);
     }
 
     /// The connector for these options.
@@ -53,15 +68,32 @@ impl TlsConnectors {
         let now = mono_now();
         // Held while files are read: feeds with the same options wait for one load of the store.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, connector)) = made.get(options)
-            && now.since(*since) < CONNECTOR_AGE_MAX
-        {
-            return Ok(connector.clone());
+        if let Some(made) = made.get_mut(options) {
+            let is_recent = made.looked_at.is_some_and(|at| now.since(at) < CONNECTOR_AGE_MAX);
+            if is_recent || made.files == files(options) {
+                made.looked_at = made.looked_at.filter(|_| is_recent).or(Some(now));
+                return Ok(made.connector.clone());
+            }
         }
+        // Looked at before they are read: what changes meanwhile is found the next time.
+        let files = files(options);
         let connector = build(options)?;
-        made.insert(options.clone(), (now, connector.clone()));
+        let looked_at = Some(now);
+        made.insert(options.clone(), Made { connector: connector.clone(), files, looked_at });
         Ok(connector)
     }
+}
+
+/// The files that a connector is made from, those of the system's store among them.
+fn files(options: &TlsOptions) -> Vec<FileState> {
+    let system = openssl_probe::probe();
+    let own = [&options.cacert, &options.cert, &options.key].into_iter().flatten().cloned();
+    let paths = own.chain(system.cert_file).chain(system.cert_dir);
+    let state = |path: &Path| {
+        let file = fs::metadata(path).ok()?;
+        Some((file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+    };
+    paths.map(|path| (path.clone(), state(&path))).collect()
 }
 
 fn build(options: &TlsOptions) -> Result<TlsConnector, String> {
@@ -129,6 +161,36 @@ mod tests {
             connectors.get(options).unwrap();
         }
         assert_eq!(connectors.made.lock().unwrap().len(), 2);
+    }
+
+    /// Each holds a CA store of its own while connections use it: a reload must not add one.
+    #[test]
+    fn a_connector_is_made_anew_only_where_its_files_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let system = openssl_probe::probe().cert_file.expect("the system has a CA store");
+        let store = fs::read_to_string(system).unwrap();
+        let end = "-----END CERTIFICATE-----\n";
+        let mut certificates = store.split_inclusive(end);
+        let (one, other) = (certificates.next().unwrap(), certificates.next().unwrap());
+        fs::write(&path, one).unwrap();
+        let options = TlsOptions { cacert: Some(path.clone()), ..TlsOptions::default() };
+        let connectors = TlsConnectors::default();
+        let built = || {
+            let before = BUILT.get();
+            connectors.get(&options).unwrap();
+            BUILT.get() - before
+        };
+        assert_eq!((built(), built()), (1, 0));
+        connectors.forget();
+        assert_eq!((built(), built()), (0, 0), "nothing changed");
+        fs::write(&path, format!("{one}{other}")).unwrap();
+        assert_eq!(built(), 0, "files are not looked at for each connection");
+        connectors.forget();
+        assert_eq!((built(), built()), (1, 0));
+        fs::remove_file(&path).unwrap();
+        connectors.forget();
+        connectors.get(&options).unwrap_err();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -13,6 +14,14 @@ use super::Event;
 
 /// Bytes. It hands numbers on, and nothing else.
 pub(crate) const STACK_BYTES: usize = 64 << 10;
+
+/// Has orders to reload wait until the recorder can take them: they would end the process. For the
+/// main thread, before it reads its options and before there are others.
+pub fn hold_reloads() {
+    if let Err(error) = SigSet::from(Signal::SIGHUP).thread_block() {
+        log::warn!("a SIGHUP during the start will end it: {error}");
+    }
+}
 
 /// Turns signals into events, on a thread of its own.
 pub(super) struct SignalThread {
@@ -25,6 +34,7 @@ impl SignalThread {
         let wanted = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
         let mut signals = Signals::new(wanted).context("can't install signal handlers")?;
         let handle = signals.handle();
+        SigSet::from(Signal::SIGHUP).thread_unblock().context("can't unblock SIGHUP")?;
         let thread = thread::Builder::new()
             .name("signals".to_string())
             .stack_size(STACK_BYTES)
