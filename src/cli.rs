@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::admin::Plan as Planned;
 use crate::config::{RecordArgs, RecorderOptions};
 use crate::logging;
 use crate::plan::fit::{self, Confines};
 use crate::plan::host::Host;
-use crate::plan::{Budget, Needs};
+use crate::plan::{Budget, Needs, Rows};
 use crate::printable::printable;
-use crate::recorder::{self, Recorder, signals};
+use crate::recorder::{self, Explain, Recorder, signals};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::check::{self, CheckArgs};
+use crate::tools::ctl::{self, CtlArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::manual::{self, CompletionsArgs, ManArgs};
@@ -77,6 +79,8 @@ enum Command {
     Prune(PruneArgs),
     /// Explain the memory of a running recorder, or of any process.
     Mem(MemArgs),
+    /// Look at a running recorder and steer it: status, feeds, pause, resume, reconnect, rotate.
+    Ctl(CtlArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -107,6 +111,7 @@ impl Command {
             | Command::Simulate(_)
             | Command::Man(_)
             | Command::Mem(_)
+            | Command::Ctl(_)
             | Command::Completions(_) => 0,
         }
     }
@@ -134,7 +139,7 @@ pub fn main() -> ExitCode {
     }
     let result = match &cli.command {
         Command::Record(args) => match args.check().and_then(confine) {
-            Ok(options) => record(options, args),
+            Ok((options, planned)) => record(options, planned, args),
             Err(mistakes) => return usage("record", &mistakes),
         },
         Command::Prune(args) => match args.check() {
@@ -163,6 +168,10 @@ pub fn main() -> ExitCode {
         Command::Mem(args) => match args.check() {
             Ok(asked) => mem::run(args, &asked, &mut io::stdout().lock()),
             Err(mistakes) => return usage("mem", &mistakes),
+        },
+        Command::Ctl(args) => match ctl::check(args) {
+            Ok(checked) => ctl::run(&checked, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("ctl", &mistakes),
         },
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
@@ -215,21 +224,28 @@ fn settle(mut options: RecorderOptions) -> Result<Settled, Vec<String>> {
 }
 
 /// Says what is planned; refuses what would not fit into the cgroup.
-fn confine(options: RecorderOptions) -> Result<RecorderOptions, Vec<String>> {
+fn confine(options: RecorderOptions) -> Result<(RecorderOptions, Planned), Vec<String>> {
     let Settled { options, budget, host } = settle(options)?;
     let needs = Needs::of(&options);
     log::info!("{}", budget.in_short(&needs));
     if let Some(confines) = Confines::own() {
         confines.check(&budget, &needs, &host).map_err(|mistake| vec![mistake])?;
     }
-    Ok(options)
+    let Rows { idle, full, large } = budget.rss;
+    let planned = Planned { idle_bytes: idle, full_bytes: full, large_bytes: large };
+    Ok((options, planned))
 }
 
-fn record(options: RecorderOptions, args: &RecordArgs) -> anyhow::Result<Outcome> {
+fn record(
+    options: RecorderOptions,
+    planned: Planned,
+    args: &RecordArgs,
+) -> anyhow::Result<Outcome> {
     for feed in &options.feeds {
         log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
     }
-    let recorder = Recorder::start(options)?;
+    let explain = Explain { sentences: Some(mem::own_sentences), plan: Some(planned) };
+    let recorder = Recorder::start_explained(options, explain)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());
     // However it ended. A closed stderr is no reason to fail after all is done.

@@ -50,6 +50,7 @@
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt, the next pruning |
 //! | `own tape` | `recorder/own.rs` | its channel | the next line of the recorder's own figures |
 //! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
+//! | `admin` | `admin/server.rs` | `ppoll` | clients, answers to orders, the next sample of memory |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
 //! | main | [`recorder`] | its channel | a signal, the end of a feed; at least every second it looks whether all threads live |
@@ -67,7 +68,7 @@
 //! |---|---|---|
 //! | words | [`units`], [`backoff`], [`folding`], [`clock`], [`printable`] | sizes and spans, waits, repeated trouble, the two clocks, foreign text |
 //! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`], [`heap_profile`] | the format, the pool, counters, memory figures, the disk, a look at the heap |
-//! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
+//! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`], [`admin`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`plan`], [`recorder`] | options, systemd, talk, the plan of memory, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
 //!
@@ -93,6 +94,7 @@
 //!   segments.
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
 //!   by `--keep`, and in which order of steps.
+//! - [`admin`]: what can be seen and steered from outside, over HTTP; [`tools::ctl`] speaks to it.
 //! - [`recorder::own`]: the tape on which the recorder records itself; [`memory::verdict`]: what
 //!   its figures over time say, which [`tools::mem::history`] shows.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
@@ -120,6 +122,7 @@
 //! - Bytes from the network or the disk never panic, and no length in them is believed unchecked.
 //! - Secrets are on no tape and in no log: what `${..}` brought in is shown as `***`.
 
+pub mod admin;
 pub mod backoff;
 pub mod block;
 pub mod cli;

@@ -16,6 +16,7 @@ use std::panic::PanicHookInfo;
 use log::{Level, LevelFilter, Record};
 
 use self::journal::Journal;
+use crate::admin::events;
 use crate::clock;
 use crate::feed::current;
 use crate::printable::printable;
@@ -50,6 +51,9 @@ pub fn start(verbosity: i8) {
         let text = record.args().to_string();
         let text = printable(&text);
         let level = record.level();
+        if !shows_secrets(record) {
+            events::note(level, &text);
+        }
         if shows_secrets(record) || journal.as_ref().is_some_and(|to| enter(to, record, &text)) {
             Ok(())
         } else if is_journal {

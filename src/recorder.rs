@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
+use crate::admin::Admin;
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
-use crate::feed::{Command, FeedEnd, FeedPlan, Job};
+use crate::feed::{FeedEnd, FeedPlan, Job};
 use crate::heap_profile;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
@@ -34,7 +35,10 @@ pub(crate) mod folder;
 mod life;
 pub(crate) mod limits;
 pub mod lock;
+mod orders;
+mod overview;
 pub mod own;
+mod reload;
 mod sealing;
 pub mod signals;
 mod status;
@@ -42,11 +46,14 @@ mod summary;
 mod tapes;
 mod watch;
 
-use self::feeds::{Changes, Feeds, Workshop};
+use self::feeds::{Feeds, Workshop};
 use self::folder::FolderLock;
 use self::life::Watched;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
+use self::orders::Orders;
+pub use self::overview::Explain;
+use self::overview::start_admin;
 use self::own::{OwnTape, Sources};
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
@@ -60,9 +67,6 @@ const FEEDS_ADDED_MAX: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Until every feed has tried, the main thread looks this often.
 const STARTING_LOOK_EVERY: Duration = Duration::from_millis(50);
-/// While it reads the options again and looks at new feeds' folders, nobody feeds the watchdog: the
-/// disk may take so long.
-const RELOAD_MAX: Duration = Duration::from_mins(10);
 /// While ending, it looks this often whether a thread has ended.
 const ENDING_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Feeds close within a second; who takes longer is left behind.
@@ -85,6 +89,8 @@ pub enum Event {
     FolderGone,
     /// Somebody wants the recorder to end.
     Stop,
+    /// An operator ordered something.
+    Ordered,
 }
 
 /// How a recording ended.
@@ -124,6 +130,9 @@ pub struct Recorder {
     clocks: ClockWatch,
     steps: StepLog,
     summary: Summary,
+    pool: Arc<Pool>,
+    orders: Orders,
+    admin: Option<Admin>,
     /// Holds the lock on the folder.
     lock: FolderLock,
 }
@@ -134,6 +143,14 @@ impl Recorder {
     /// # Errors
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
+        Recorder::start_explained(options, Explain::default())
+    }
+
+    /// The same, with what the admin endpoint tells of the recorder's memory.
+    ///
+    /// # Errors
+    /// As [`Recorder::start`].
+    pub fn start_explained(options: RecorderOptions, explain: Explain) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
         let feeds_max = feeds_max(&options);
         let (send_event, events) = bounded(feeds_max + 16);
@@ -221,7 +238,11 @@ impl Recorder {
             feeds_max,
             work: Job::run,
         };
-        let summary = Summary::new(options.report_every, pool, Instant::now());
+        let (orders, send_order) = Orders::new(send_event.clone());
+        // Before the feeds: what is wrong with its address ends the start.
+        let admin =
+            start_admin(&options, &views, &stats, &pool, sealer.pulse(), explain, send_order)?;
+        let summary = Summary::new(options.report_every, pool.clone(), Instant::now());
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         let threads = [
             Watched::new("writer", stats.writer.clone()),
@@ -250,6 +271,9 @@ impl Recorder {
             clocks: ClockWatch::new(Reading::now()),
             steps: StepLog::default(),
             summary,
+            pool,
+            orders,
+            admin,
             lock,
         })
     }
@@ -292,7 +316,9 @@ impl Recorder {
                 false => look_every.min(STARTING_LOOK_EVERY),
             };
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
+            let left = self.orders.look_every().map_or(left, |soon| left.min(soon));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
+            self.stats.main_at.set(mono_now().0);
             look(&self.views.all());
             match self.look_around(event, reload) {
                 Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
@@ -326,6 +352,7 @@ impl Recorder {
         }
         self.look_at_own_tape();
         self.feeds.restart_failed(Instant::now());
+        self.follow_orders(reload);
         self.is_to_end(event, reload)
     }
 
@@ -408,7 +435,8 @@ impl Recorder {
 
     fn is_to_end(&mut self, event: Option<Event>, reload: &mut Reload<'_>) -> anyhow::Result<bool> {
         match event {
-            None => {}
+            // Orders were looked at already.
+            None | Some(Event::Ordered) => {}
             Some(Event::Stop | Event::FolderGone) => return Ok(true),
             Some(Event::FeedEnded(id, end)) => {
                 self.feeds.ended(id, end);
@@ -423,11 +451,13 @@ impl Recorder {
             }
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");
-                self.feeds.tell_all(&Command::Rotate);
-                self.own.iter().for_each(OwnTape::rotate);
+                self.rotate();
             }
             Some(Event::Signal(SIGUSR2)) => write_heap_profile(&self.options.out),
-            Some(Event::Signal(SIGHUP)) => self.reload(reload),
+            Some(Event::Signal(SIGHUP)) => {
+                // It has logged how that went.
+                let _ = self.reload(reload);
+            }
             Some(Event::Signal(signal)) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
                 log::info!("{name}: stopping");
@@ -437,54 +467,11 @@ impl Recorder {
         Ok(false)
     }
 
-    /// Reads the options again. What is wrong with them changes nothing.
-    fn reload(&mut self, reload: &mut Reload<'_>) {
-        if self.is_ready {
-            service::reloading();
-        }
-        service::watchdog_within(RELOAD_MAX);
-        let changed = match reload() {
-            Some(Ok(options)) => self.change_options(options),
-            Some(Err(mistakes)) => {
-                mistakes.iter().for_each(|mistake| log::error!("{mistake}"));
-                Err(anyhow!("{} mistakes in the options", mistakes.len()))
-            }
-            None => Err(anyhow!("options of the command line can't be reloaded; use --config")),
-        };
-        match changed {
-            Ok(Changes { added, removed, changed, unchanged }) => log::info!(
-                "reloaded: {added} feeds added, {removed} removed, {changed} changed, \
-                 {unchanged} as they were"
-            ),
-            Err(error) => log::error!("not reloaded, all goes on as it was: {error:#}"),
-        }
-        service::watchdog_as_before();
-        if self.is_ready {
-            service::ready(&self.status());
-        }
-    }
-
-    fn change_options(&mut self, mut options: RecorderOptions) -> anyhow::Result<Changes> {
-        let plans = std::mem::take(&mut options.feeds);
-        self.network.connectors.forget();
-        let changes = self.feeds.change(plans.clone())?;
-        self.options.feeds = Vec::new();
-        if options.memory.is_some() {
-            // Settled at the start: the pool is not made anew.
-            options.queue_bytes = self.options.queue_bytes;
-        }
-        if self.options != options {
-            log::warn!(
-                "options of the recorder itself have changed too: they count from the next start"
-            );
-        }
-        self.options.feeds = plans;
-        Ok(changes)
-    }
-
     /// Ends everything in order, within the stop timeout.
     fn end(mut self) -> anyhow::Result<Ended> {
         let deadline = Instant::now() + self.options.stop_timeout;
+        // First: nothing is ordered of a recorder that ends.
+        drop(self.admin.take());
         self.feeds.stop();
         let feeds_deadline = (Instant::now() + FEEDS_END_MAX).min(deadline);
         while self.feeds.running() > 0 && Instant::now() < feeds_deadline {

@@ -412,7 +412,10 @@ impl Syncer {
 
     fn sync_now(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        match open.segment.file.sync() {
+        let begun = mono_now();
+        let synced = open.segment.file.sync();
+        self.stats[&feed].sync_times.observe(mono_now().since(begun));
+        match synced {
             Ok(()) => {
                 // From the start: the page in which the last sync ended was not whole then.
                 open.segment.file.drop_cache(0, written);

@@ -31,8 +31,9 @@ pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
 pub use self::poll::PollArgs;
 use self::recorder::Common;
-pub use self::recorder::{QUEUE_BYTES, RecorderArgs};
+pub use self::recorder::{QUEUE_BYTES, RecorderArgs, read_token};
 use self::typed::{Known, Options};
+use crate::admin::AdminOptions;
 use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
 use crate::feed::poll::PollOptions;
@@ -127,6 +128,8 @@ pub struct RecorderOptions {
     pub report_every: Duration,
     /// How often the recorder records its own figures; `None`: it doesn't.
     pub self_every: Option<Duration>,
+    /// Where to listen for who looks and steers; none is off.
+    pub admin: Option<AdminOptions>,
 }
 
 impl RecordArgs {

@@ -204,6 +204,7 @@ mod tests {
             compression: Compression::Zstd { level: 3 },
             has_sealer: true,
             has_own_tape: true,
+            has_admin: false,
         }
     }
 

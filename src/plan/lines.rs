@@ -6,6 +6,7 @@
 
 use super::host::Host;
 use super::{Line, Needs, Rows};
+use crate::admin;
 use crate::block::{Parcel, PoolPlan};
 use crate::feed;
 use crate::feed::socket::READ_AHEAD_BYTES;
@@ -98,6 +99,7 @@ pub(super) fn of_process(needs: &Needs, host: &Host) -> (Vec<Line>, u64) {
     let threads = push_threads(&mut lines, needs);
     let mut heap = Lines::default();
     push_feeds(&mut heap, needs, host);
+    push_admin(&mut heap, needs);
     push_pool(&mut heap, needs);
     let held = |bytes: u64| bytes / ALLOCATOR_PART + ALLOCATOR_TOP_BYTES;
     let sum = heap.sum();
@@ -125,6 +127,7 @@ fn push_threads(lines: &mut Lines, needs: &Needs) -> u64 {
         ("threads: resolver", resolver::THREADS, resolver::STACK_BYTES),
         ("thread: folder", 1, folder::STACK_BYTES),
         ("thread: signals", 1, signals::STACK_BYTES),
+        ("thread: admin", usize::from(needs.has_admin), admin::STACK_BYTES),
         ("thread: own tape", usize::from(needs.has_own_tape), own::STACK_BYTES),
     ];
     let feeds = push("threads: feeds", needs.feeds(), feed::STACK_BYTES, FEED_STACK_TOUCHED);
@@ -134,6 +137,16 @@ fn push_threads(lines: &mut Lines, needs: &Needs) -> u64 {
         .sum::<u64>();
     // And the main thread, whose stack is part of what there is at the start.
     1 + feeds + others
+}
+
+/// The admin endpoint: little while one looks now and then, and its bound when it is besieged.
+fn push_admin(lines: &mut Lines, needs: &Needs) {
+    if needs.has_admin {
+        let most = admin::memory_bytes_max(needs.feeds_max) as u64;
+        let idle = admin::memory_bytes_kept(needs.feeds_max) as u64;
+        let rss = Rows { idle, full: most, large: most };
+        lines.push_rows("admin endpoint: clients, answers, history", 1, most, rss, most);
+    }
 }
 
 /// What stands for each feed and each connection, whatever flows.

@@ -53,6 +53,8 @@ pub struct Needs {
     pub has_sealer: bool,
     /// Whether the recorder records itself.
     pub has_own_tape: bool,
+    /// Whether there is an admin endpoint.
+    pub has_admin: bool,
 }
 
 impl Needs {
@@ -71,6 +73,7 @@ impl Needs {
             compression: options.compression,
             has_sealer: options.compression != Compression::None || !options.keep.is_all(),
             has_own_tape: options.self_every.is_some(),
+            has_admin: options.admin.is_some(),
         };
         let mut connectors: HashSet<&TlsOptions> = HashSet::new();
         for feed in &options.feeds {

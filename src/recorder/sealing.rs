@@ -49,6 +49,7 @@ pub(super) fn start_sealer(
                 view.stats.sealed_raw_bytes.add(raw_bytes);
                 view.stats.sealed_bytes.add(sealed_bytes);
             }
+            stats.seal_times.observe(elapsed);
             // That of the recorder's own tape is no news.
             let level = if name.feed.is_own() { log::Level::Debug } else { log::Level::Info };
             log::log!(

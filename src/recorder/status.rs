@@ -38,6 +38,11 @@ impl Recorder {
         if !down.is_empty() {
             status += &format!(" (not: {})", names(&down));
         }
+        match self.feeds.paused() {
+            0 => {}
+            n if n == wanted => status += ", PAUSED",
+            n => status += &format!(", {n} paused"),
+        }
         status += &format!(", {messages} messages recorded");
         let hanging = self.feeds.hanging();
         if !hanging.is_empty() {

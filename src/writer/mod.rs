@@ -245,6 +245,8 @@ impl Writer {
                 conn: first.conn,
             };
             self.write(first.feed, first.opens_segment, &chunk);
+            let lag_ns = clock::wall_now().saturating_sub(first.first_ts);
+            self.stats.receive_lag.observe(Duration::from_nanos(lag_ns));
         }
         for block in batch.drain(..) {
             self.pool.give_back(block);
@@ -394,7 +396,10 @@ impl Writer {
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
-        if let Err(error) = segment.flush() {
+        let begun = mono_now();
+        let flushed = segment.flush();
+        self.stats.flush_times.observe(mono_now().since(begun));
+        if let Err(error) = flushed {
             return self.rescue(feed, &error);
         }
         if segment.has_grown() {

@@ -9,6 +9,7 @@ use super::segment::{Abandoned, AbandonedEnd, Chunk, count_messages, measure};
 use super::{STEADY_AFTER, Stall, Tried, Writer};
 use crate::block::FeedId;
 use crate::clock::{self, mono_now};
+use crate::stats::GapNote;
 use crate::storage;
 use crate::syncer::SyncItem;
 use crate::tape::event::{Event, GapReason};
@@ -50,16 +51,26 @@ impl Writer {
         let last_ts = segment.last_ts();
         let Abandoned { mut carry, next_index, end, lines_lost } = segment.abandon(bytes, taken);
         if lines_lost > 0 {
-            self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
+            let stats = &self.tapes[feed].stats;
+            stats.gaps.count(GapReason::Disk, lines_lost, 0);
             let feed = name.as_str();
             log::error!(feed; "{name}: {lines_lost} line could not be read back and is lost");
+            let to_ts = clock::wall_now();
+            let number = stats.number.get();
             let gap = Event::Gap {
                 reason: GapReason::Disk,
                 messages: Some(lines_lost),
                 bytes: None,
                 from_ts: Some(last_ts),
-                to_ts: clock::wall_now(),
+                to_ts,
             };
+            self.stats.gap_log.note(GapNote {
+                feed: number,
+                reason: GapReason::Disk,
+                from_ts: Some(last_ts),
+                to_ts,
+                messages: Some(lines_lost),
+            });
             carry.splice(..0, gap.to_line(&Stamp::new(last_ts)));
         }
         self.tapes[feed].next_index = next_index;
@@ -154,6 +165,7 @@ impl Writer {
         let was_low = self.space_is_low;
         match self.storage.free_bytes() {
             Ok(free) => {
+                self.stats.disk_free_bytes.set(free);
                 self.space_is_low = free < min_free;
                 if self.space_is_low && !was_low {
                     let now = mono_now();

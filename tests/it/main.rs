@@ -17,6 +17,7 @@ mod server;
 mod tape;
 mod wire;
 
+mod admin;
 mod check;
 mod connection;
 mod demo;

@@ -37,7 +37,7 @@ use super::wait::wait;
 use super::{Command, FeedEnd, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
 use crate::folding::Folding;
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, Phase};
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
 use crate::tape::name::FeedName;
@@ -178,6 +178,7 @@ impl PollLoop {
     }
 
     fn run_until_stopped(&mut self) -> io::Result<FeedEnd> {
+        self.stats.phase.set(Phase::Connecting);
         loop {
             while let Some(command) = self.next_command() {
                 match command {
@@ -229,6 +230,7 @@ impl PollLoop {
         match action {
             Action::Poll { by, whole } => return Some(self.poll(by, whole)),
             Action::NoteStale(limit) => {
+                self.stats.phase.set(Phase::Stale);
                 let after_ms = limit.as_millis() as u64;
                 let conn = self.link.connections();
                 self.lines
@@ -239,11 +241,14 @@ impl PollLoop {
             Action::NotePaused => {
                 self.lines.hole_begins(GapReason::Paused);
                 self.lines.event(EventStamp::Own(at), &Event::Paused { at });
+                self.lines.hand_over();
                 self.stats.live.set(0);
+                self.stats.phase.set(Phase::Paused);
                 self.log(log::Level::Info, format_args!("paused"));
             }
             Action::NoteResumed => {
                 self.lines.event(EventStamp::Own(at), &Event::Resumed { at });
+                self.stats.phase.set(Phase::Connecting);
                 self.log(log::Level::Info, format_args!("resumed"));
             }
         }
@@ -330,6 +335,7 @@ impl PollLoop {
 
     fn answered(&mut self) -> Input {
         self.stats.live.set(1);
+        self.stats.phase.set(Phase::Live);
         self.stats.data_at.set(mono_now().0);
         self.note_answer();
         if self.is_complete() { Input::Asked(Ask::Complete) } else { Input::Answered }
@@ -337,6 +343,7 @@ impl PollLoop {
 
     fn failed(&mut self, reason: &Reason, retry_after: Option<Duration>, throttled: bool) -> Input {
         self.stats.live.set(0);
+        self.stats.phase.set(Phase::Waiting);
         self.stats.connect_failures.add(1);
         self.complain(reason.to_string());
         Input::Failed { retry_after, throttled }
