@@ -5,8 +5,8 @@
 
 The page's three files are read anew for each request, so that work on them shows after a reload.
 Of the feeds one is cut and one paused, others have gaps in the last hours; the memory climbs.
-POST /mock/VERB changes what is told: cut?feed=F, heal?feed=F, stall, calm, restart, refuse (no
-answers but 503), hang (no answers), answer. Its own orders work as the recorder's do.
+POST /mock/VERB changes what is told: cut?feed=F, heal?feed=F, stall, calm, flood (of the log),
+restart, refuse (no answers but 503), hang (no answers), answer. Orders work as the recorder's do.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FILES = {"/": ("index.html", "text/html; charset=utf-8"),
          "/app.js": ("app.js", "text/javascript; charset=utf-8"),
          "/style.css": ("style.css", "text/css; charset=utf-8")}
 CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-       "img-src 'self' data:")
+       "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 NS = 1_000_000_000
 MIB = 1 << 20
 HOUR = 3600 * NS
@@ -105,10 +105,12 @@ class Mock:
         self.args = args
         self.lock = threading.Lock()
         self.mode = "answer"
+        self.asked = 0
         self.answering = threading.Event()
         self.answering.set()
         self.rng = random.Random(args.seed)
-        self.start(now_ns() - 9 * HOUR, full=not args.empty)
+        age = 5 * NS if args.empty else 9 * HOUR
+        self.start(now_ns() - age, full=not args.empty)
 
     def start(self, started, full):
         """A new run; a full one has a past."""
@@ -125,6 +127,11 @@ class Mock:
                                          f"{self.rng.randrange(9, 90)} ms")
         if full:
             self.make_past()
+        elif self.args.empty:
+            feed = next(iter(self.feeds.values()))
+            feed.change("connecting", started)
+            feed.messages = feed.connections = 0
+            feed.last_data = None
 
     def make_past(self):
         """Gaps of the last hours, a cut feed and a paused one."""
@@ -138,7 +145,7 @@ class Mock:
                 word = self.rng.choice(("closed by the server", "no pong", "stale"))
                 feed.reconnects[word] = feed.reconnects.get(word, 0) + 1
                 feed.connections += 1
-        if len(feeds) > 6:
+        if len(feeds) > 8:
             self.cut(feeds[6], now - 95 * NS)
             self.pause(feeds[8], now - 1500 * NS)
 
@@ -149,10 +156,10 @@ class Mock:
         self.seq += 1
         del self.events[:-EVENTS_MAX]
 
-    def cut(self, feed, now):
+    def cut(self, feed, now, why="connection refused (os error 111)"):
         """Its venue is gone."""
         feed.last_data = now - NS
-        feed.change("waiting", now, "connection refused (os error 111); next try in 31 s")
+        feed.change("waiting", now, f"{why}; next try in 31 s")
         feed.failures += 3
         feed.add_gap("reconnect", feed.last_data, None)
         self.tell("warn", feed.name, "conn 1: disconnected: the connection was lost: connection "
@@ -188,7 +195,8 @@ class Mock:
         return {"feedtape": "0.1.0", "host": "rec-fra-1", "pid": self.pid,
                 "started_ns": self.started, "now_ns": self.at, "out": "/var/lib/feedtape",
                 "paused": self.paused,
-                "disk": {"total_bytes": total, "free_bytes": free, "min_free_bytes": 25 << 30,
+                "disk": {"total_bytes": None if self.args.empty else total,
+                         "free_bytes": None if self.args.empty else free, "min_free_bytes": 25 << 30,
                          "written_per_day_bytes": None if self.args.empty else 11 << 30,
                          "full_in_s": None if self.args.empty else 1220000,
                          "stalled": self.stalled},
@@ -254,6 +262,7 @@ class Mock:
     def get(self, path, query):
         """The answer to a GET, or none."""
         self.go_on()
+        self.asked += 1
         if path == "/api/recorder":
             return self.recorder()
         if path == "/api/feeds":
@@ -307,7 +316,7 @@ class Mock:
         feed = self.feeds.get(query.get("feed", [""])[0])
         self.go_on()
         if verb == "cut":
-            self.cut(feed, self.at)
+            self.cut(feed, self.at, *query.get("why", []))
         elif verb == "heal":
             self.heal(feed, self.at)
         elif verb == "stall":
@@ -333,7 +342,8 @@ class Mock:
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
-    protocol_version = "HTTP/1.1"
+    # A connection for each request, so that none outlives a server that is stopped.
+    protocol_version = "HTTP/1.0"
     mock = None
 
     def log_message(self, *_):
@@ -348,7 +358,10 @@ class Handler(BaseHTTPRequestHandler):
                             ("X-Content-Type-Options", "nosniff")):
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        try:
+            self.wfile.write(data)
+        except BrokenPipeError:
+            pass  # the page waited long enough
 
     def is_let_in(self):
         """By its token, where one is wanted; says no otherwise."""

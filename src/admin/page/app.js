@@ -253,11 +253,14 @@ class Row {
   drawSpark(at) {
     const points = [];
     let top = 0;
-    for (let i = 1; i < this.rates.length; i++) {
-      const [a, b] = [this.rates[i - 1], this.rates[i]];
+    // Of a quiet feed each 6 s: seconds with one message or none would only be a hatching.
+    const step = this.perSecond !== null && this.perSecond < 2 ? 6000 : 1;
+    const rates = this.rates.filter((one, i) => i === 0 || Math.floor(one.at / step) !== Math.floor(this.rates[i - 1].at / step));
+    for (let i = 1; i < rates.length; i++) {
+      const [a, b] = [rates[i - 1], rates[i]];
       const rate = (b.messages - a.messages) * 1000 / (b.at - a.at);
       // Nobody asked for a while (a hidden tab, no answer): the line breaks there.
-      points.push({ at: b.at, rate, broken: b.at - a.at > 5 * FEEDS_EVERY_MS });
+      points.push({ at: b.at, rate, broken: b.at - a.at > 5 * FEEDS_EVERY_MS + step });
       if (!points.at(-1).broken) top = Math.max(top, rate);
     }
     let path = "";
@@ -475,7 +478,8 @@ class Day {
       const from = Math.min(x(hole.from), width - 1);
       const to = Math.max(x(hole.to ?? now.at), from + 1);
       if (hole.reason === "paused") kinds.paused += bar(from, to, 9, 18);
-      else kinds[OUR_LOSSES.includes(hole.reason) ? "ours" : "gap"] += bar(from, to, 0, 18);
+      else if (OUR_LOSSES.includes(hole.reason)) kinds.ours += bar(from, to, 0, 7) + bar(from, to, 11, 18);
+      else kinds.gap += bar(from, to, 0, 18);
     }
     set(paused, { d: kinds.paused });
     set(gap, { d: kinds.gap });
@@ -558,10 +562,6 @@ function takeMemory(answer) {
     say(node.children[2], size(answer.figures?.[key]));
     say(node.children[3], said.get(key)?.text || "");
   });
-  const plan = answer.plan;
-  say($("memory-plan"), plan
-    ? `Planned: ${PLANS.map(([key, label]) => `${size(plan[key])} ${label}`).join(", ")}.`
-    : "No plan is known.");
   const rest = [...said.values()].filter((one) => !CURVES.some(({ key }) => key === one.key));
   const list = $("memory-sentences");
   show($("memory-more"), rest.length > 0);
@@ -610,16 +610,17 @@ function drawMemory() {
     parts.push(make("text", { x: left, y: height - 3 }, clock(first).slice(0, -3)));
     parts.push(make("text", { x: width, y: height - 3, "text-anchor": "end" }, clock(last).slice(0, -3)));
   }
-  const above = [];
   const names = []; // drawn last, so that no curve runs through them
-  for (const [key, label] of PLANS) {
+  PLANS.forEach(([key, label], at) => {
     const bytes = plan[key];
-    if (bytes === undefined || bytes === null) continue;
-    if (bytes > top) { above.push(label); continue; }
+    if (bytes === undefined || bytes === null || bytes > top) return;
     parts.push(make("line", { class: "plan", x1: left, x2: width, y1: y(bytes), y2: y(bytes) }));
-    names.push(make("text", { class: "plan-text", x: left + 6, y: y(bytes) - 4 }, `plan: ${label}`));
-  }
-  if (above.length) names.push(make("text", { class: "plan-text", x: width - 2, y: 10, "text-anchor": "end" }, `plan: ${above.join(", ")} is above this`));
+    // At the left and right by turns: two lines may be close together.
+    const side = at % 2 ? { x: width - 2, "text-anchor": "end" } : { x: left + 6 };
+    names.push(make("text", { class: "plan-text", ...side, y: y(bytes) - 4 }, `plan: ${label}`));
+  });
+  say($("memory-plan"), memory.plan ? `Planned: ${PLANS.map(([key, label]) =>
+    `${size(plan[key])} ${label}${plan[key] > top ? " (above the picture)" : ""}`).join(", ")}.` : "No plan is known.");
   const usual = history.length > 1 ? (last - first) / (history.length - 1) : 0;
   for (const { key, kind } of CURVES) {
     let path = "";
