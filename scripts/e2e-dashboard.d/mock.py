@@ -6,7 +6,7 @@
 The page's three files are read anew for each request, so that work on them shows after a reload.
 Of the feeds one is cut and one paused, others have gaps in the last hours; the memory climbs.
 POST /mock/VERB changes what is told: cut?feed=F, heal?feed=F, stall, calm, flood (of the log),
-restart, refuse (no answers but 503), hang (no answers), answer. Orders work as the recorder's do.
+restart, refuse (no answers but 503), lame (none of memory), hang (none at all), answer. Orders work as the recorder's do.
 """
 
 import argparse
@@ -330,7 +330,7 @@ class Mock:
         elif verb == "flood":
             for number in range(EVENTS_MAX + 100):
                 self.tell("info", None, f"line {number} of a flood")
-        elif verb in ("refuse", "hang", "answer"):
+        elif verb in ("refuse", "lame", "hang", "answer"):
             self.mode = verb
             if verb == "hang":
                 self.answering.clear()
@@ -376,6 +376,9 @@ class Handler(BaseHTTPRequestHandler):
         self.mock.answering.wait(60)
         if self.mock.mode == "refuse":
             self.reply(503, {"error": "too many connections"})
+            return False
+        if self.mock.mode == "lame" and self.path == "/api/memory":
+            self.reply(500, {"error": "no figures"})
             return False
         return True
 

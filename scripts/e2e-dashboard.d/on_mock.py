@@ -61,7 +61,8 @@ def layout(browser, folder, places):
             page.must("trouble stands first", f"document.querySelector('#rows > li').row.name === '{CUT}'")
             browser.run("document.querySelector('.c-name button').click()")
             page.fit_height(width, **look)
-            page.wait("rows in sight are drawn", "[...rows.values()].every((row) => row.visible)")
+            page.wait("rows in sight are drawn", "[...rows.values()].every((row) => row.visible "
+                      "&& row.perSecond !== null)")
             where = f"{width} px, {scheme}"
             page.check_layout(where)
             page.check_console(where)
@@ -193,6 +194,12 @@ def restarts(browser, folder, places):
               ".includes('no answer within 8 s')")
     mocked.tell("answer")
     page.wait_sentence("1 of 12 feeds is not live")
+    mocked.tell("lame")
+    page.wait("what fails by itself is named", "document.querySelector('#note').textContent"
+              ".includes('memory (500: no figures)')")
+    page.wait_sentence("1 of 12 feeds is not live")
+    mocked.tell("answer")
+    page.wait("and it is there again", "document.querySelector('#note').hidden")
     mocked.stop()
     page.wait("it says that nobody is there", "document.querySelector('#note').textContent"
               ".includes(\"it can't be reached\")")
@@ -224,7 +231,7 @@ def token(browser, folder, places):
     page.wait("feeds are shown", f"rows.size === {FEEDS}")
     if asked > 6:
         raise Failure(f"it tried {asked} times with no token or a wrong one")
-    page.must("the token is kept for this tab only, and not shown", "sessionStorage.length === 1 "
+    page.wait("the token is kept for this tab only, and not shown", "sessionStorage.length === 1 "
               "&& localStorage.length === 0 && document.cookie === '' && "
               "document.querySelector('#token-form').hidden")
     page.open(FEEDS)
@@ -248,10 +255,10 @@ def honest(browser, folder, places):
              "'no history yet'"),
             ("no plan", "document.querySelector('#memory-plan').textContent === "
              "'No plan is known.'"),
-            ("no disk", "document.querySelector('#disk-free').textContent === "
-             "'unknown of unknown'"),
+            ("no disk", "document.querySelector('#disk-free').textContent === 'unknown' "
+             "&& document.querySelector('#disk-bar .fill') === null"),
             ("no end of the disk", "document.querySelector('#disk-text').textContent"
-             ".includes('when it is full is unknown')"),
+             ".includes('When it is full is unknown')"),
             ("the day before is hatched", "document.querySelector('.day .t-unknown').getBBox()"
              ".width > 100")):
         page.must(what, script)

@@ -40,7 +40,7 @@ OVERLAPS = """(() => {
     if (!a.contains(b) && shares(p, q)) found.add(`${name}: '${a.textContent}' on '${b.textContent}'`);
   }));
   for (const row of document.querySelectorAll('.row'))
-    clash(boxes([...row.querySelectorAll(':scope > *, .c-acts > *, .c-rate > span')]), 'row');
+    clash(boxes([...row.querySelectorAll(':scope > *, .badge, .c-acts > *, .c-rate > span')]), 'row');
   clash(boxes([...document.querySelectorAll('.bar > *, .bar button')]), 'header');
   clash(boxes([...document.querySelectorAll('#memory-chart text')]), 'chart');
   for (const section of document.querySelectorAll('section')) {

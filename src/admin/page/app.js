@@ -100,10 +100,10 @@ const shape = (state) => "#s-" + (state === "refused" ? "failed" : STATES.includ
 
 // ---- asking ----
 
-/** An answer that is none of the expected. */
+/** No answer, or none of the expected; the status is 0 where there was none. */
 class Refused extends Error {
   constructor(status, words) {
-    super(words);
+    super(status ? `${status}: ${words}` : words);
     this.status = status;
   }
 }
@@ -120,8 +120,13 @@ async function ask(path, method = "GET") {
   const headers = method === "POST" ? { "X-Feedtape": "1" } : {};
   if (token) headers.Authorization = `Bearer ${token}`;
   const options = { method, headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_LIMIT_MS) };
-  const answer = await fetch(path, options);
-  const text = await answer.text();
+  let answer, text;
+  try {
+    answer = await fetch(path, options);
+    text = await answer.text();
+  } catch (error) {
+    throw new Refused(0, error.name === "TimeoutError" ? `no answer within ${ANSWER_LIMIT_MS / 1000} s` : "it can't be reached");
+  }
   let body = null;
   try { body = JSON.parse(text); } catch { /* said below */ }
   if (!answer.ok) throw new Refused(answer.status, body?.error || text.slice(0, 200) || answer.statusText);
@@ -141,6 +146,7 @@ let eventsNext = 0;
 let due = { gaps: 0, memory: 0 };
 let lastAnswer = null; // ms, of this machine
 let lost = false;
+let unanswered = []; // parts of the last round, with why
 let trouble = ""; // why the last try failed
 
 function forget() {
@@ -568,7 +574,7 @@ function takeMemory(answer) {
   rest.forEach((one, at) => {
     const node = list.children[at] || list.appendChild(make("div", {}, make("dt"), make("dd"), make("dd")));
     say(node.children[0], one.label);
-    say(node.children[1], size(one.bytes));
+    say(node.children[1], one.key.endsWith("_bytes") ? size(one.bytes) : count(one.bytes));
     say(node.children[2], one.text);
   });
   while (list.children.length > rest.length) list.lastChild.remove();
@@ -595,7 +601,7 @@ function drawMemory() {
   say($("memory-span"), history.length > 1 ? `last ${span(last - first)}` : "no history yet");
   const values = history.flatMap((one) => CURVES.map(({ key }) => one[key] ?? 0));
   const plan = memory.plan || {};
-  const most = Math.max(...values, plan.idle_bytes ?? 0, plan.full_bytes ?? 0, 1 << 20);
+  const most = Math.max(...values, plan.idle_bytes ?? 0, plan.full_bytes ?? 0, memory.figures?.rss_bytes ?? 0, 4 << 20);
   // The row of one large message may lie far above; then it would press all else flat.
   const top = 1.12 * Math.max(most, (plan.large_bytes ?? 0) <= 2 * most ? plan.large_bytes ?? 0 : 0);
   const y = (bytes) => bottom - bytes / top * (bottom - 8);
@@ -635,6 +641,7 @@ function drawMemory() {
   }
   const pointed = history[memoryAt];
   if (pointed) parts.push(make("line", { class: "cursor", x1: x(ms(pointed.t_ns)), x2: x(ms(pointed.t_ns)), y1: 8, y2: bottom }));
+  if (!history.length) names.push(make("text", { x: (left + width) / 2, y: bottom - 12, "text-anchor": "middle" }, "no samples yet"));
   chart.replaceChildren(...parts, ...names);
   set(chart, { "aria-valuemax": Math.max(0, history.length - 1), "aria-valuenow": Math.max(0, memoryAt), "aria-valuetext": memoryWords(pointed || history.at(-1)) });
   chart.xOf = x;
@@ -655,30 +662,29 @@ function pointMemory(index) {
 
 // ---- disk and queue ----
 
-/** A bar filled to a share, with a mark at another. */
-function meter(node, share, bad, mark, words) {
-  const parts = [make("rect", { class: bad ? "fill bad" : "fill", height: "100%", width: `${Math.min(100, share * 100)}%` })];
+/** A bar filled to a share (null is unknown), with a mark at another. */
+function meter(node, share, bad, mark, what) {
+  const parts = [];
+  if (share !== null) parts.push(make("rect", { class: bad ? "fill bad" : "fill", height: "100%", width: `${Math.min(100, share * 100)}%` }));
   if (mark !== null) parts.push(make("rect", { class: "mark", height: "100%", width: 2, x: `${Math.min(99, mark * 100)}%` }));
   node.replaceChildren(...parts);
-  set(node, { "aria-label": words });
+  set(node, { "aria-label": share === null ? `How much ${what} is unknown` : `${Math.round(share * 100)} % ${what}` });
 }
 
 function showStore({ disk, queue }) {
-  const total = disk?.total_bytes;
-  const free = disk?.free_bytes;
-  say($("disk-free"), `${size(free)} of ${size(total)}`);
-  const used = total ? 1 - (free ?? total) / total : 0;
-  const bad = Boolean(disk?.stalled) || (free ?? Infinity) < (disk?.min_free_bytes ?? 0);
-  meter($("disk-bar"), used, bad, total ? 1 - (disk.min_free_bytes ?? 0) / total : null, `${Math.round(used * 100)} % of the disk is used`);
-  const until = known(disk?.full_in_s, (s) => `full in ${span(s * 1000)}`);
+  const { total_bytes: total, free_bytes: free, min_free_bytes: least, written_per_day_bytes: daily, full_in_s: left } = disk || {};
+  const bad = Boolean(disk?.stalled) || (free ?? Infinity) < (least ?? 0);
+  say($("disk-free"), total ? `${size(free)} of ${size(total)}` : size(free));
+  meter($("disk-bar"), total ? 1 - free / total : null, bad, total ? 1 - (least ?? 0) / total : null, "of the disk is used");
   say($("disk-text"), [
     disk?.stalled ? "The disk takes no data." : "",
-    `At ${known(disk?.written_per_day_bytes, (bytes) => `${size(bytes)} a day`)}: ${until === "unknown" ? "when it is full is unknown" : until}.`,
-    `Recording stops below ${size(disk?.min_free_bytes)}.`].filter(Boolean).join(" "));
+    known(daily, (bytes) => `${size(bytes)} are written a day.`).replace(/^unknown$/, "How much is written a day is unknown."),
+    known(left, (s) => `Full in ${span(s * 1000)}.`).replace(/^unknown$/, "When it is full is unknown."),
+    `Recording stops below ${size(least)}.`].filter(Boolean).join(" "));
   set($("disk-text"), { class: bad ? "soft error" : "soft" });
-  const share = queue?.bytes_max ? (queue.bytes ?? 0) / queue.bytes_max : 0;
+  const share = queue?.bytes_max ? queue.bytes / queue.bytes_max : null;
   say($("queue-now"), `${size(queue?.bytes)} of ${size(queue?.bytes_max)}`);
-  meter($("queue-bar"), share, share > 0.8, null, `${Math.round(share * 100)} % of the queue is filled`);
+  meter($("queue-bar"), share, share > 0.8, null, "of the queue is filled");
   say($("queue-text"), `${count(queue?.blocks_out)} of ${count(queue?.blocks)} blocks are out.`
     + (share > 0.8 ? " The disk is slower than the feeds." : ""));
 }
@@ -735,7 +741,7 @@ function confirmOrder(title, text, verb, path) {
       due.gaps = 0;
       soon();
     } catch (error) {
-      say($("ask-error"), `That did not work: ${words(error)}`);
+      say($("ask-error"), `That did not work: ${error.message}`);
       if (error.status === 401) wantToken(error);
     }
     yes.disabled = false;
@@ -802,9 +808,9 @@ function showWhole() {
   set(node.querySelector("use"), { href: shape(state) });
   say(node.lastElementChild, sentence);
   document.body.classList.toggle("old", lost);
-  show($("note"), lost);
-  if (lost) say($("note"), lastAnswer === null ? `Still trying: ${trouble}.`
-    : `No answer since ${clock(lastAnswer)} (${trouble}). What is shown is old; still trying.`);
+  show($("note"), lost || unanswered.length > 0);
+  if (lost) say($("note"), `${lastAnswer === null ? "" : "What is shown is old. "}Still trying: ${trouble}.`);
+  else say($("note"), `Not answered, and old where it is shown: ${unanswered.join(", ")}.`);
   const recorder = now.recorder;
   document.title = recorder ? `${tint === "ok" ? "" : "! "}${sentence} - feedtape ${recorder.host}` : "feedtape";
   show($("main"), Boolean(recorder && now.feeds));
@@ -822,17 +828,11 @@ function wantToken(error) {
   const form = $("token-form");
   const first = form.hidden;
   show(form, true);
-  say($("token-error"), token ? `Not taken: ${words(error)}` : "");
+  say($("token-error"), token ? `Not taken: ${error.message}` : "");
   say($("overall").lastElementChild, "A token is needed to look at this recorder");
   set($("overall"), { class: "tone-warn" });
   show($("note"), false);
   if (first && !$("ask").open) $("token").focus();
-}
-
-function words(error) {
-  if (error.name === "TimeoutError") return `no answer within ${ANSWER_LIMIT_MS / 1000} s`;
-  if (error instanceof TypeError) return "it can't be reached";
-  return error.status ? `${error.status}: ${error.message}` : error.message;
 }
 
 // ---- the loop: one round at a time, none while the tab is hidden ----
@@ -855,16 +855,29 @@ async function round() {
   if (first) show($("main"), true);
   showFeeds(feeds);
   showStore(recorder);
-  takeEvents(await ask(`/api/events?since=${eventsNext}`));
+  unanswered = [];
+  await part("log", async () => takeEvents(await ask(`/api/events?since=${eventsNext}`)));
   if (time >= due.gaps) {
-    const from = Math.floor(gapsSince ?? now.at - DAY_MS);
     due.gaps = time + GAPS_EVERY_MS;
-    takeGaps(await ask(`/api/gaps?since=${Math.max(0, from)}000000`));
+    const from = Math.max(0, Math.floor(gapsSince ?? now.at - DAY_MS));
+    await part("gaps", async () => takeGaps(await ask(`/api/gaps?since=${from}000000`)));
     if (first) arrange(true);
   }
   if (time >= due.memory) {
     due.memory = time + MEMORY_EVERY_MS;
-    takeMemory(await ask("/api/memory"));
+    await part("memory", async () => takeMemory(await ask("/api/memory")));
+  }
+}
+
+/** One part without an answer must not take the feeds out of sight. */
+async function part(name, work) {
+  try {
+    await work();
+  } catch (error) {
+    // No status: the recorder is gone, and with it all parts.
+    if (!error.status || error.status === 401) throw error;
+    unanswered.push(`${name} (${error.message})`);
+    due[name] = 0;
   }
 }
 
@@ -888,9 +901,12 @@ async function tick() {
       wantToken(error);
       stop = true;
     } else {
-      if (!(error instanceof Refused || error instanceof DOMException || error instanceof TypeError)) throw error;
       lost = true;
-      trouble = words(error);
+      trouble = error.message;
+      if (!(error instanceof Refused)) {
+        trouble = `this page fails: ${error.message}`;
+        console.error(error);
+      }
       due = { gaps: 0, memory: 0 };
       showWhole();
     }
