@@ -78,9 +78,10 @@ class Feed:
         self.state, self.since, self.trouble = state, now, trouble
 
     def close_gap(self, now):
-        """The open one, if any, ends."""
+        """The open one, if any, ends; as in the recorder its beginning is known better then."""
         for gap in self.gaps:
-            gap["to_ns"] = gap["to_ns"] or now
+            if gap["to_ns"] is None:
+                gap["to_ns"], gap["from_ns"] = now, gap["from_ns"] - NS // 10
 
     def told(self):
         """As in /api/feeds."""
@@ -151,9 +152,9 @@ class Mock:
 
     def tell(self, level, feed, text):
         """One line of the log."""
-        self.events.append({"seq": self.seq, "at_ns": now_ns(), "level": level, "feed": feed,
-                            "text": text})
         self.seq += 1
+        self.events.append({"seq": self.seq, "at_ns": now_ns(), "level": level, "feed": feed,
+                            "text": f"{feed}: {text}" if feed else text})
         del self.events[:-EVENTS_MAX]
 
     def cut(self, feed, now, why="connection refused (os error 111)"):
@@ -256,8 +257,8 @@ class Mock:
     def events_since(self, since):
         """/api/events"""
         kept = [event for event in self.events if event["seq"] >= since]
-        first = self.events[0]["seq"] if self.events else self.seq
-        return {"next": self.seq, "missed": since < first, "events": kept}
+        first = self.events[0]["seq"] if self.events else 0
+        return {"next": self.seq + 1, "missed": 0 < since < first, "events": kept}
 
     def get(self, path, query):
         """The answer to a GET, or none."""

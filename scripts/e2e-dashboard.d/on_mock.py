@@ -195,6 +195,7 @@ def restarts(browser, folder, places):
     mocked.tell("answer")
     page.wait_sentence("1 of 12 feeds is not live")
     mocked.tell("lame")
+    browser.run("due.memory = 0")
     page.wait("what fails by itself is named", "document.querySelector('#note').textContent"
               ".includes('memory (500: no figures)')")
     page.wait_sentence("1 of 12 feeds is not live")

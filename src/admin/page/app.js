@@ -8,7 +8,7 @@
 
 const FEEDS_EVERY_MS = 1000;
 const GAPS_EVERY_MS = 5000;
-const MEMORY_EVERY_MS = 10000;
+const MEMORY_EVERY_MS = 20000; // six hours of samples are some 200 KiB
 const ANSWER_LIMIT_MS = 8000;
 const RATES_KEPT_MS = 180000;
 const DAY_MS = 86400000;
@@ -403,21 +403,21 @@ function arrange(asked = false) {
 
 function takeGaps(answer) {
   knownSince = ms(answer.known_since_ns);
+  // Each answer has all open gaps. One that ended may begin elsewhere than it was thought to.
+  for (const [key, gap] of gaps) if (gap.to === null) gaps.delete(key);
   for (const gap of answer.gaps) {
     gaps.set(`${gap.feed} ${gap.reason} ${gap.from_ns}`, { ...gap, from: ms(gap.from_ns), to: ms(gap.to_ns) });
   }
   const byFeed = new Map([...rows.keys()].map((name) => [name, []]));
   let newest = knownSince;
-  let openSince = Infinity;
   for (const [key, gap] of gaps) {
     if (gap.to !== null && gap.to < now.at - DAY_MS) { gaps.delete(key); continue; }
     byFeed.get(gap.feed)?.push(gap);
-    newest = Math.max(newest, gap.from);
-    if (gap.to === null) openSince = Math.min(openSince, gap.from);
+    newest = Math.max(newest, gap.to ?? 0);
   }
-  // Asked again from where something may have changed: open gaps get an end. A minute more,
-  // because feeds write their gaps down each at its own time.
-  gapsSince = Math.min(newest, openSince) - 60000;
+  // Next time only what ended since, and a minute more: feeds write down their gaps each at its
+  // own time.
+  gapsSince = newest - 60000;
   for (const [name, list] of byFeed) {
     const row = rows.get(name);
     row.gaps = list.sort((a, b) => a.from - b.from);
@@ -699,7 +699,13 @@ function takeEvents(answer) {
   eventsNext = answer.next;
   appendLog(lines.map((event) => make("li", { class: event.level, "data-seq": event.seq },
     make("time", {}, clock(ms(event.at_ns))), make("span", { class: "lvl" }, event.level),
-    event.feed ? make("span", { class: "from" }, `${event.feed}: `) : "", event.text)));
+    ...logText(event))));
+}
+/** The feed stands out; the recorder's lines begin with it. */
+function logText({ feed, text }) {
+  if (!feed) return [text];
+  const rest = text.startsWith(`${feed}: `) ? text.slice(feed.length + 2) : text;
+  return [make("span", { class: "from" }, `${feed}: `), rest];
 }
 const logBreak = (words) => appendLog([make("li", { class: "break" }, words)]);
 
