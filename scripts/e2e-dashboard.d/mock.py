@@ -106,7 +106,7 @@ class Mock:
         self.args = args
         self.lock = threading.Lock()
         self.mode = "answer"
-        self.asked = 0
+        self.asked = self.refused = 0
         self.answering = threading.Event()
         self.answering.set()
         self.rng = random.Random(args.seed)
@@ -369,6 +369,7 @@ class Handler(BaseHTTPRequestHandler):
         token = self.mock.args.token
         if token is None or self.headers.get("Authorization") == f"Bearer {token}":
             return True
+        self.mock.refused += 1
         self.reply(401, {"error": "the token is missing or wrong"})
         return False
 
