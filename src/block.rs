@@ -211,6 +211,8 @@ pub enum Asker {
     Summary,
     /// The recorder's own tape.
     OwnTape,
+    /// Metrics.
+    Admin,
 }
 
 /// Hands out blocks and takes them back.
@@ -234,7 +236,7 @@ struct State {
     waiting: usize,
     depth: Depth,
     /// The most since each asker last asked.
-    depth_max: [Depth; 2],
+    depth_max: [Depth; 3],
 }
 
 impl Pool {
@@ -250,7 +252,7 @@ impl Pool {
             oversized_out: false,
             waiting: 0,
             depth: Depth::default(),
-            depth_max: [Depth::default(); 2],
+            depth_max: [Depth::default(); 3],
         };
         Pool { plan, state: Mutex::new(state), returned: Condvar::new() }
     }
@@ -305,11 +307,26 @@ impl Pool {
         self.lock().held.iter().sum()
     }
 
+    /// What is out now.
+    pub fn depth(&self) -> Depth {
+        self.lock().depth
+    }
+
     /// What is out now, and the most that was out since this was last asked.
     pub fn take_depth(&self, asker: Asker) -> (Depth, Depth) {
         let mut state = self.lock();
         let now = state.depth;
         (now, std::mem::replace(&mut state.depth_max[asker as usize], now))
+    }
+
+    /// Frees the blocks that nobody holds; they are made again when they are needed. The bytes
+    /// that were freed.
+    pub fn free_unused(&self) -> usize {
+        let mut state = self.lock();
+        let unused = std::mem::take(&mut state.free);
+        state.made -= unused.len();
+        drop(state);
+        unused.iter().map(|block| block.buf.capacity()).sum()
     }
 
     /// Takes a block back; an oversized one is freed.
@@ -440,6 +457,19 @@ mod tests {
         pool.give_back(second);
         assert_eq!(pool.try_take(0, 10).unwrap().buf.as_ptr(), address);
         assert_eq!(pool.lock().made, 2);
+    }
+
+    #[test]
+    fn blocks_that_nobody_holds_are_freed_and_made_again() {
+        let pool = Pool::new(PoolPlan::new(1 << 20, 1), 1);
+        let held: Vec<_> = std::iter::from_fn(|| pool.try_take(0, 10)).collect();
+        let mut held = held.into_iter();
+        let kept = held.next().unwrap();
+        held.for_each(|block| pool.give_back(block));
+        assert_eq!(pool.free_unused(), 15 * (64 << 10));
+        assert_eq!(pool.free_unused(), 0);
+        assert_eq!(std::iter::from_fn(|| pool.try_take(0, 10)).count(), 15);
+        pool.give_back(kept);
     }
 
     #[test]

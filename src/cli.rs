@@ -12,11 +12,12 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::config::RecordArgs;
 use crate::logging;
 use crate::printable::printable;
-use crate::recorder::{self, Recorder};
+use crate::recorder::{self, Explain, Recorder};
 use crate::report::closing_report;
 use crate::tools::Outcome;
 use crate::tools::cat::{self, CatArgs};
 use crate::tools::check::{self, CheckArgs};
+use crate::tools::ctl::{self, CtlArgs};
 use crate::tools::demo::{self, DemoArgs};
 use crate::tools::info::{self, InfoArgs};
 use crate::tools::manual::{self, CompletionsArgs, ManArgs};
@@ -70,6 +71,8 @@ enum Command {
     Prune(PruneArgs),
     /// Explain the memory of a running recorder, or of any process.
     Mem(MemArgs),
+    /// Look at a running recorder and steer it: status, feeds, pause, resume, reconnect, rotate.
+    Ctl(CtlArgs),
     /// Run a venue on this machine, for trying and testing.
     Simulate(SimulateArgs),
     /// See it work: record a simulated venue, check the recording, and show what to do next.
@@ -99,6 +102,7 @@ impl Command {
             | Command::Simulate(_)
             | Command::Man(_)
             | Command::Mem(_)
+            | Command::Ctl(_)
             | Command::Completions(_) => 0,
         }
     }
@@ -147,6 +151,10 @@ pub fn main() -> ExitCode {
             Ok(process) => mem::run(args, process.as_ref(), &mut io::stdout().lock()),
             Err(mistakes) => return usage("mem", &mistakes),
         },
+        Command::Ctl(args) => match ctl::check(args) {
+            Ok(checked) => ctl::run(&checked, &mut io::stdout().lock()),
+            Err(mistakes) => return usage("ctl", &mistakes),
+        },
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args, &mut io::stdout().lock()),
         Command::Man(args) => manual::man(args, Cli::command(), &mut io::stdout().lock()),
@@ -187,7 +195,8 @@ fn record(options: crate::config::RecorderOptions, args: &RecordArgs) -> anyhow:
     for feed in &options.feeds {
         log::info!("{}: {}", feed.name(), feed.url());
     }
-    let recorder = Recorder::start(options)?;
+    let explain = Explain { sentences: Some(mem::own_sentences), ..Explain::default() };
+    let recorder = Recorder::start_explained(options, explain)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());
     // However it ended. A closed stderr is no reason to fail after all is done.

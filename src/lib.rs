@@ -49,6 +49,7 @@
 //! | `syncer` | [`syncer`] | its channel | segments opened and finished, the next sync |
 //! | `sealer` | [`sealer`] | its queue | finished segments, the order to finish, the next attempt, the next pruning |
 //! | four for names | [`resolver`] | a bounded queue | names to look up, one lookup of a host at a time |
+//! | `admin` | `admin/server.rs` | `ppoll` | clients, answers to orders, the next sample of memory |
 //! | `folder` | `recorder/folder.rs` | sleeps for a second | the folder to be moved or deleted |
 //! | `signals` | [`recorder`] | the signal pipe | signals |
 //! | main | [`recorder`] | its channel | a signal, the end of a feed; at least every second it looks whether all threads live |
@@ -66,7 +67,7 @@
 //! |---|---|---|
 //! | words | [`units`], [`backoff`], [`clock`], [`printable`] | sizes and spans, waits, the two clocks, foreign text |
 //! | parts | [`tape`], [`block`], [`stats`], [`memory`], [`storage`] | the format, the pool, counters, memory figures, the disk |
-//! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`] | what runs, and what runs before |
+//! | threads | [`feed`], [`writer`], [`syncer`], [`sealer`], [`resolver`], [`recovery`], [`admin`] | what runs, and what runs before |
 //! | process | [`config`], [`service`], [`logging`], [`report`], [`recorder`] | options, systemd, talk, the whole |
 //! | commands | [`cli`], [`tools`] | what can be typed |
 //!
@@ -91,6 +92,7 @@
 //!   segments.
 //! - [`sealer`]: the order in which a segment becomes final; [`sealer::retention`]: which ones go
 //!   by `--keep`, and in which order of steps.
+//! - [`admin`]: what can be seen and steered from outside, over HTTP; [`tools::ctl`] speaks to it.
 //! - [`config`]: every option's default and bounds; all mistakes are found at once.
 //! - [`tools::check`]: the recorder's feeds, tried without its writer.
 //! - [`tools::venues`]: all that is known of venues, which is data in one file.
@@ -114,6 +116,7 @@
 //! - Bytes from the network or the disk never panic, and no length in them is believed unchecked.
 //! - Secrets are on no tape and in no log: what `${..}` brought in is shown as `***`.
 
+pub mod admin;
 pub mod backoff;
 pub mod block;
 pub mod cli;

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 
 use log::{Level, LevelFilter};
 
+use crate::admin::events;
 use crate::clock;
 use crate::printable::printable;
 
@@ -31,7 +32,9 @@ pub fn start(verbosity: i8) {
     if stderr_is_journal() {
         builder.format(|out, record| {
             let text = record.args().to_string();
-            writeln!(out, "<{}>{}", priority(record.level()), printable(&text))
+            let text = printable(&text);
+            events::note(record.level(), &text);
+            writeln!(out, "<{}>{text}", priority(record.level()))
         });
     } else {
         builder.format(|out, record| {
@@ -39,7 +42,9 @@ pub fn start(verbosity: i8) {
             let style = out.default_level_style(level);
             let time = clock::rfc3339(clock::wall_now());
             let text = record.args().to_string();
-            writeln!(out, "{time} {style}{level:<5}{style:#} {}", printable(&text))
+            let text = printable(&text);
+            events::note(level, &text);
+            writeln!(out, "{time} {style}{level:<5}{style:#} {text}")
         });
     }
     builder.init();

@@ -14,11 +14,12 @@ use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 
+use crate::admin::Admin;
 use crate::block::{FeedId, Parcel, Pool, PoolPlan, Tape, channel};
 use crate::clock::{self, ClockWatch, Mono, Reading, mono_now};
 use crate::config::RecorderOptions;
 use crate::feed::transport::Network;
-use crate::feed::{Command, FeedEnd, FeedPlan, Job};
+use crate::feed::{FeedEnd, FeedPlan, Job};
 use crate::recovery;
 use crate::report::{FeedView, Views};
 use crate::sealer::Sealer;
@@ -33,6 +34,8 @@ mod feeds;
 mod folder;
 mod limits;
 pub mod lock;
+mod orders;
+mod overview;
 mod sealing;
 mod signals;
 mod summary;
@@ -42,6 +45,9 @@ use self::feeds::{Changes, Feeds, Workshop};
 use self::folder::FolderLock;
 use self::limits::raise_descriptor_limit;
 pub use self::limits::tame_malloc;
+use self::orders::Orders;
+pub use self::overview::Explain;
+use self::overview::start_admin;
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
 use self::summary::Summary;
@@ -72,6 +78,8 @@ pub enum Event {
     FolderGone,
     /// Somebody wants the recorder to end.
     Stop,
+    /// An operator ordered something.
+    Ordered,
 }
 
 /// How a recording ended.
@@ -104,6 +112,9 @@ pub struct Recorder {
     clocks: ClockWatch,
     steps: StepLog,
     summary: Summary,
+    pool: Arc<Pool>,
+    orders: Orders,
+    admin: Option<Admin>,
     /// Holds the lock on the folder.
     lock: FolderLock,
 }
@@ -114,6 +125,14 @@ impl Recorder {
     /// # Errors
     /// The folder can't be used, or no threads are to be had.
     pub fn start(options: RecorderOptions) -> anyhow::Result<Recorder> {
+        Recorder::start_explained(options, Explain::default())
+    }
+
+    /// The same, with what the admin endpoint tells of the recorder's memory.
+    ///
+    /// # Errors
+    /// As [`Recorder::start`].
+    pub fn start_explained(options: RecorderOptions, explain: Explain) -> anyhow::Result<Recorder> {
         // Before anything that a signal could leave half done.
         let feeds_max = match options.can_reload {
             true => 2 * options.feeds.len() + FEEDS_ADDED_MAX,
@@ -183,7 +202,10 @@ impl Recorder {
             feeds_max,
             work: Job::run,
         };
-        let summary = Summary::new(options.report_every, pool, Instant::now());
+        let (orders, send_order) = Orders::new(send_event.clone());
+        // Before the feeds: what is wrong with its address ends the start.
+        let admin = start_admin(&options, &views, &stats, &pool, explain, send_order)?;
+        let summary = Summary::new(options.report_every, pool.clone(), Instant::now());
         let feeds = Feeds::start(shop, views.clone(), options.feeds.clone(), &starts)?;
         Ok(Recorder {
             feeds,
@@ -203,6 +225,9 @@ impl Recorder {
             clocks: ClockWatch::new(Reading::now()),
             steps: StepLog::default(),
             summary,
+            pool,
+            orders,
+            admin,
             lock,
         })
     }
@@ -241,7 +266,9 @@ impl Recorder {
         let result = loop {
             let now = Instant::now();
             let left = until.map_or(look_every, |until| until.saturating_duration_since(now));
+            let left = self.orders.look_every().map_or(left, |soon| left.min(soon));
             let event = self.events.recv_timeout(left.min(look_every)).ok();
+            self.stats.main_at.set(mono_now().0);
             look(&self.views.all());
             match self.look_around(event, reload) {
                 Ok(false) if until.is_none_or(|until| Instant::now() < until) => {}
@@ -274,6 +301,7 @@ impl Recorder {
             log::info!("{line}");
         }
         self.feeds.restart_failed(Instant::now());
+        self.follow_orders(reload);
         self.is_to_end(event, reload)
     }
 
@@ -288,7 +316,12 @@ impl Recorder {
             None => String::new(),
         };
         let wanted = self.feeds.wanted();
-        format!("{live} of {wanted} feeds live, {messages} messages recorded{stalled}")
+        let paused = match self.feeds.paused() {
+            0 => String::new(),
+            n if n == wanted => ", PAUSED".to_string(),
+            n => format!(", {n} paused"),
+        };
+        format!("{live} of {wanted} feeds live{paused}, {messages} messages recorded{stalled}")
     }
 
     /// Tells when the disk begins to hold the writer up, and when it ends.
@@ -348,7 +381,8 @@ impl Recorder {
 
     fn is_to_end(&mut self, event: Option<Event>, reload: &mut Reload<'_>) -> anyhow::Result<bool> {
         match event {
-            None => {}
+            // Orders were looked at already.
+            None | Some(Event::Ordered) => {}
             Some(Event::Stop | Event::FolderGone) => return Ok(true),
             Some(Event::FeedEnded(id, end)) => {
                 self.feeds.ended(id, end);
@@ -363,9 +397,12 @@ impl Recorder {
             }
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");
-                self.feeds.tell_all(&Command::Rotate);
+                self.rotate();
             }
-            Some(Event::Signal(SIGHUP)) => self.reload(reload),
+            Some(Event::Signal(SIGHUP)) => {
+                // It has logged how that went.
+                let _ = self.reload(reload);
+            }
             Some(Event::Signal(signal)) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
                 log::info!("{name}: stopping");
@@ -375,25 +412,32 @@ impl Recorder {
         Ok(false)
     }
 
-    /// Reads the options again. What is wrong with them changes nothing.
-    fn reload(&mut self, reload: &mut Reload<'_>) {
+    /// Reads the options again. What is wrong with them changes nothing. It logs how it went, and
+    /// says it.
+    fn reload(&mut self, reload: &mut Reload<'_>) -> anyhow::Result<String> {
         service::reloading();
         let changed = match reload() {
             Some(Ok(options)) => self.change_options(options),
             Some(Err(mistakes)) => {
                 mistakes.iter().for_each(|mistake| log::error!("{mistake}"));
-                Err(anyhow!("{} mistakes in the options", mistakes.len()))
+                let count = format!("{} mistakes in the options", mistakes.len());
+                Err(anyhow!(mistakes.join("; ")).context(count))
             }
             None => Err(anyhow!("options of the command line can't be reloaded; use --config")),
         };
-        match changed {
-            Ok(Changes { added, removed, changed, unchanged }) => log::info!(
-                "reloaded: {added} feeds added, {removed} removed, {changed} changed, \
-                 {unchanged} as they were"
-            ),
-            Err(error) => log::error!("not reloaded, all goes on as it was: {error:#}"),
+        let done = changed.map(|Changes { added, removed, changed, unchanged }| {
+            format!(
+                "reloaded: {added} feeds added, {removed} removed, {changed} changed, {unchanged} \
+                 as they were"
+            )
+        });
+        match &done {
+            Ok(text) => log::info!("{text}"),
+            // The mistakes stand above.
+            Err(error) => log::error!("not reloaded, all goes on as it was: {error}"),
         }
         service::ready(&self.status());
+        done
     }
 
     fn change_options(&mut self, mut options: RecorderOptions) -> anyhow::Result<Changes> {
@@ -413,6 +457,8 @@ impl Recorder {
     /// Ends everything in order, within the stop timeout.
     fn end(mut self) -> anyhow::Result<Ended> {
         let deadline = Instant::now() + self.options.stop_timeout;
+        // First: nothing is ordered of a recorder that ends.
+        drop(self.admin.take());
         self.feeds.stop();
         let feeds_deadline = (Instant::now() + FEEDS_END_MAX).min(deadline);
         while self.feeds.running() > 0 && Instant::now() < feeds_deadline {

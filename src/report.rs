@@ -3,46 +3,9 @@
 //! Owns how counters read as a sentence. One line a feed, so that grep and the journal like it.
 //! Where it is shown is its caller's choice.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use crate::stats::{FeedStats, RecorderStats};
-use crate::tape::name::FeedName;
+use crate::stats::RecorderStats;
+pub use crate::stats::{FeedView, Views};
 use crate::units::format_size;
-
-/// Figures of one feed, for reports and displays.
-#[derive(Clone)]
-pub struct FeedView {
-    /// The feed.
-    pub name: FeedName,
-    /// Its counters.
-    pub stats: Arc<FeedStats>,
-}
-
-/// The figures of all feeds, of those that come later too. Clones share them.
-#[derive(Clone, Default)]
-pub struct Views(Arc<Mutex<Vec<FeedView>>>);
-
-impl Views {
-    /// One more.
-    pub fn push(&self, view: FeedView) {
-        self.lock().push(view);
-    }
-
-    /// All there are now.
-    pub fn all(&self) -> Vec<FeedView> {
-        self.lock().clone()
-    }
-
-    /// That of a feed.
-    pub fn find(&self, name: &FeedName) -> Option<FeedView> {
-        self.lock().iter().find(|view| view.name == *name).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<FeedView>> {
-        // Whoever panicked left a whole list.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A line for each feed: messages, bytes, connections, gaps and losses by cause, size of the tape
 /// as it came and as it was sealed. And one for what was deleted, where anything was: it may be of
@@ -100,8 +63,11 @@ fn count(n: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::FeedStats;
     use crate::tape::event::GapReason;
+    use crate::tape::name::FeedName;
     use expect_test::expect;
+    use std::sync::Arc;
 
     #[test]
     fn a_report_tells_all_causes() {

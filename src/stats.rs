@@ -4,6 +4,16 @@
 //! nothing is decided by them, except where a field says otherwise. Words, which change rarely,
 //! have a lock.
 
+mod gap_log;
+mod histogram;
+mod phase;
+mod views;
+
+pub use self::gap_log::{GAPS_BYTES_MAX, GapLog, GapNote};
+pub use self::histogram::{BOUNDS_NS, BUCKETS, Histogram, HistogramFigures};
+pub use self::phase::{Cause, Causes, Phase, PhaseCell};
+pub use self::views::{FeedView, Views};
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -124,6 +134,23 @@ impl Gaps {
 /// Counters of one feed.
 #[derive(Debug, Default)]
 pub struct FeedStats {
+    /// The feed's number in this run, from 1: its place in the list of all. 0 before it has one,
+    /// and for the recorder's own tape.
+    pub number: Counter,
+    /// Its address, secrets hidden.
+    pub url: Words,
+    /// Up for a feed that is polled.
+    pub is_poll: Flag,
+    /// Up while it is wanted: not after a reload that dropped it.
+    pub wanted: Flag,
+    /// What it is doing.
+    pub phase: PhaseCell,
+    /// Why its connections ended.
+    pub causes: Causes,
+    /// Wall time at which the hole began that is open now; 0 while there is none.
+    pub hole_since: Counter,
+    /// The number of that hole's reason, in [`GapReason::ALL`].
+    pub hole_reason: Counter,
     /// Messages put on the tape.
     pub messages: Counter,
     /// Their payload bytes.
@@ -160,6 +187,8 @@ pub struct FeedStats {
     pub sealed_raw_bytes: Counter,
     /// Bytes of their sealed files.
     pub sealed_bytes: Counter,
+    /// Calls that wait until what was written of its segments is on the disk.
+    pub sync_times: Histogram,
     /// Up while a failed sync is not told of on the tape. The syncer raises it, and the writer
     /// decides by it: the next segment begins with a gap.
     pub unsynced: Flag,
@@ -189,6 +218,22 @@ pub struct RecorderStats {
     pub pruned_bytes: Counter,
     /// 1 while the writer can't write and tries again.
     pub disk_stalled: Counter,
+    /// Monotonic time, in nanoseconds, at which the main thread last looked around.
+    pub main_at: Counter,
+    /// 1 while an operator has paused the recorder.
+    pub paused: Counter,
+    /// Bytes that may still be written to the disk, as the writer last saw; 0 before that.
+    pub disk_free_bytes: Counter,
+    /// Size of the disk, in bytes, for who may write to it; 0 where it is not known.
+    pub disk_total_bytes: Counter,
+    /// Holes of the last day.
+    pub gap_log: GapLog,
+    /// From the stamp of the first line of what is written at once until it is written.
+    pub receive_lag: Histogram,
+    /// Calls that hand what is buffered to the kernel.
+    pub flush_times: Histogram,
+    /// Sealing of a segment, from the first byte read to the last one deleted.
+    pub seal_times: Histogram,
 }
 
 /// What writer and syncer share about one open segment.

@@ -329,7 +329,10 @@ impl Syncer {
 
     fn sync_now(&self, feed: FeedId, open: &mut Open) {
         let written = open.segment.progress.written();
-        match open.segment.file.sync() {
+        let begun = mono_now();
+        let synced = open.segment.file.sync();
+        self.stats[&feed].sync_times.observe(mono_now().since(begun));
+        match synced {
             Ok(()) => {
                 open.segment.file.drop_cache(open.synced, written - open.synced);
                 open.synced = written;

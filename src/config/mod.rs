@@ -31,8 +31,9 @@ pub use self::keep::KeepArgs;
 use self::mistakes::{Mistakes, Place};
 pub use self::poll::PollArgs;
 use self::recorder::Common;
-pub use self::recorder::RecorderArgs;
+pub use self::recorder::{RecorderArgs, read_token};
 use self::typed::{Known, Options};
+use crate::admin::AdminOptions;
 use crate::feed::FeedPlan;
 use crate::feed::lines::Rotation;
 use crate::feed::poll::PollOptions;
@@ -120,6 +121,8 @@ pub struct RecorderOptions {
     pub keep: Keep,
     /// The log tells so often how things stand; zero is never.
     pub report_every: Duration,
+    /// Where to listen for who looks and steers; none is off.
+    pub admin: Option<AdminOptions>,
 }
 
 impl RecordArgs {

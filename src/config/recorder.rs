@@ -2,17 +2,25 @@
 //!
 //! Owns their defaults and bounds. Those of single feeds are in [`super::feed`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::file::read_text;
 use super::mistakes::Mistakes;
 use super::{KeepArgs, RecorderOptions};
+use crate::admin::AdminOptions;
+use crate::admin::listen::Address;
 use crate::feed::OnStall;
 use crate::feed::lines::Rotation;
 use crate::feed::tls::TlsConnectors;
 use crate::sealer::Compression;
 use crate::syncer::FsyncPolicy;
 use crate::tape::event::StampClock;
+
+/// A token is not longer than this, in bytes ..
+const TOKEN_BYTES_MAX: u64 = 4 << 10;
+/// .. and not shorter: it can be tried from afar.
+const TOKEN_BYTES_MIN: usize = 16;
 
 /// What was typed, or written at the top of a file.
 #[derive(Debug, Clone, clap::Args)]
@@ -87,6 +95,21 @@ pub struct RecorderArgs {
     #[arg(long, value_name = "SPAN", default_value = "1h", help_heading = "Recording")]
     pub report_every: String,
 
+    /// Listen here for metrics, health, orders (`feedtape ctl`) and a dashboard: 127.0.0.1:9464,
+    /// [::1]:9464 or unix:/run/feedtape/admin.sock. Port 0 takes a free one, which the log tells.
+    /// [default: off]
+    #[arg(long, value_name = "ADDR", help_heading = "Recording")]
+    pub admin: Option<String>,
+
+    /// Let --admin be an address that other machines can reach; needs --admin-token-file. What is
+    /// said there is not encrypted.
+    #[arg(long, help_heading = "Recording")]
+    pub admin_allow_remote: bool,
+
+    /// Whoever asks at --admin must know the token in this file, of at least 16 characters.
+    #[arg(long, value_name = "FILE", help_heading = "Recording")]
+    pub admin_token_file: Option<PathBuf>,
+
     /// Where stamps come from: `kernel` (when the bytes came in) or `user` (when they were read).
     #[arg(long, value_name = "CLOCK", default_value = "kernel", help_heading = "Recording")]
     pub clock: String,
@@ -127,6 +150,7 @@ impl RecorderArgs {
             min_free: mistakes.size("--min-free", &self.min_free, "0", "1024TiB"),
             keep: self.keep.check_into(mistakes),
             report_every: mistakes.span("--report-every", &self.report_every, "1s", "30d", true),
+            admin: self.check_admin(mistakes),
         }
     }
 
@@ -190,11 +214,62 @@ impl RecorderArgs {
         }
     }
 
+    fn check_admin(&self, mistakes: &mut Mistakes) -> Option<AdminOptions> {
+        let Some(text) = &self.admin else {
+            if self.admin_token_file.is_some() {
+                mistakes.about("--admin-token-file", "is for --admin, which is not given");
+            }
+            return None;
+        };
+        let address = match Address::parse(text) {
+            Ok(address) => address,
+            Err(what) => {
+                mistakes.add("--admin", text, &what);
+                return None;
+            }
+        };
+        let token = self.admin_token_file.as_ref().and_then(|path| {
+            let read = read_token(path);
+            read.map_err(|what| mistakes.about("--admin-token-file", &what)).ok()
+        });
+        if !address.is_local() {
+            if !self.admin_allow_remote {
+                let what = "other machines can reach it: give an address of this machine, or \
+                            --admin-allow-remote and --admin-token-file";
+                mistakes.add("--admin", text, what);
+            } else if self.admin_token_file.is_none() {
+                let what = "other machines can reach it: --admin-token-file is needed";
+                mistakes.add("--admin", text, what);
+            }
+        }
+        Some(AdminOptions { address, token })
+    }
+
     fn check_fsync(&self, mistakes: &mut Mistakes) -> FsyncPolicy {
         match self.fsync.as_str() {
             "never" => FsyncPolicy::Never,
             "segment" => FsyncPolicy::Segment,
             span => FsyncPolicy::Every(mistakes.span("--fsync", span, "100ms", "1h", false)),
         }
+    }
+}
+
+/// The token in a file, without the line end.
+///
+/// # Errors
+/// A sentence that names the file, never the token.
+pub fn read_token(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let text = read_text(path, TOKEN_BYTES_MAX)
+        .map_err(|error| format!("can't read '{shown}': {error}"))?;
+    let token = text.trim_end();
+    let is_plain = token.bytes().all(|byte| byte.is_ascii_graphic());
+    match token.len() {
+        _ if !is_plain => Err(format!("'{shown}': a token is one word of printable ASCII")),
+        len if len < TOKEN_BYTES_MIN => Err(format!(
+            "'{shown}': a token has at least {TOKEN_BYTES_MIN} characters: make one with \
+             'openssl rand -hex 24'"
+        )),
+        _ => Ok(token.to_string()),
     }
 }

@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use super::listen::{Listener, Trigger};
 use crate::block::{Block, FeedId, Parcel, Pool};
 use crate::clock::{self, ClockWatch, Mono, Reading, Step, UnixNs};
-use crate::stats::{FeedStats, RecorderStats};
+use crate::stats::{FeedStats, GapNote, RecorderStats};
 use crate::tape::EVENT_LINE_BYTES_MAX;
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::{Encoding, Stamp, TS_DIGITS};
@@ -249,7 +249,9 @@ impl Lines {
     /// that is open already stays the one that counts.
     pub fn hole_begins(&mut self, reason: GapReason) {
         let from_ts = self.any_line.then_some(self.stamp.ts());
-        self.hole.get_or_insert(Hole { reason, from_ts, lost: None });
+        let hole = self.hole.get_or_insert(Hole { reason, from_ts, lost: None });
+        self.stats.hole_reason.set(hole.reason as u64);
+        self.stats.hole_since.set(hole.from_ts.unwrap_or_else(clock::wall_now));
     }
 
     /// From here on all is recorded again. On a connection that is from its last line on: messages
@@ -386,6 +388,7 @@ impl Lines {
         if let Some(hole) = self.hole {
             self.push_gap(hole, to_ts)?;
             self.hole = None;
+            self.stats.hole_since.set(0);
         }
         Ok(())
     }
@@ -415,6 +418,13 @@ impl Lines {
         };
         self.push_event(EventStamp::Previous, &gap.to_line(&Stamp::new(0)))?;
         self.count(&hole);
+        self.recorder.gap_log.note(GapNote {
+            feed: self.stats.number.get(),
+            reason: hole.reason,
+            from_ts: hole.from_ts,
+            to_ts,
+            messages: hole.lost.map(|lost| lost.0),
+        });
         self.tell(Trigger::Gap);
         Ok(())
     }

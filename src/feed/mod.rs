@@ -213,8 +213,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Starts the thread, which does `work`. `on_end` is called on it as the last thing, however
-    /// it ends.
+    /// Starts the thread, which does `work`. `first`: what it is told before anything else.
+    /// `on_end` is called on it as the last thing, however it ends.
     ///
     /// # Errors
     /// No thread or descriptor to be had.
@@ -224,9 +224,13 @@ impl Feed {
         network: Arc<Network>,
         lines: Lines,
         stats: Arc<FeedStats>,
+        first: Option<Command>,
         on_end: impl FnOnce(FeedEnd) + Send + 'static,
     ) -> io::Result<Feed> {
         let (commands, inbox) = bounded(COMMANDS_MAX);
+        if let Some(first) = first {
+            commands.try_send(first).expect("nothing was sent before");
+        }
         let (name, waker) = match &task {
             Task::Stream(options) => (&options.name, Waker::new()?),
             Task::Poll(options, ear) => (&options.name, ear.waker.clone()),

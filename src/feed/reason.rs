@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::stats::Cause;
 use crate::units::format_span;
 
 /// RFC 6455 section 7.4.1: close codes that we send.
@@ -185,6 +186,30 @@ impl Reason {
             Reason::ServerClosed { code, .. } => *code,
             other => other.close_code(),
         }
+    }
+
+    /// As which of the counted causes an open connection's end counts; none where the feed itself
+    /// ends.
+    pub fn cause(&self) -> Option<Cause> {
+        Some(match self {
+            Reason::Stopped | Reason::Complete => return None,
+            Reason::Paused => Cause::Paused,
+            Reason::Reconnect => Cause::Asked,
+            Reason::Reload => Cause::Reload,
+            Reason::Timeout { .. } => Cause::Timeout,
+            Reason::Stale { .. } => Cause::Stale,
+            Reason::NoPong { .. } => Cause::NoPong,
+            Reason::NoAnswer { .. } => Cause::NoAnswer,
+            Reason::NoAck { .. } => Cause::NoAck,
+            Reason::Refused { .. } => Cause::Refused,
+            Reason::SilentKey { .. } => Cause::SilentKey,
+            Reason::ServerClosed { .. } => Cause::ClosedByServer,
+            Reason::Failed { .. } | Reason::Lost { .. } => Cause::Lost,
+            Reason::Protocol { .. } => Cause::Protocol,
+            Reason::InvalidUtf8 => Cause::InvalidUtf8,
+            Reason::Oversized { .. } => Cause::Oversized,
+            Reason::Panic => Cause::Panic,
+        })
     }
 
     /// Whether what follows in the stream can still be read as frames.

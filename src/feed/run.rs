@@ -26,7 +26,7 @@ use super::upgrade::{self, Upgraded};
 use super::wait::{Waker, wait};
 use super::{Command, FeedEnd, FeedOptions, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, Phase};
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
 use crate::units::format_span;
@@ -342,6 +342,13 @@ impl FeedLoop {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.session.handle(mono_now(), input, &mut self.actions);
+            // At the latest before it connects, which takes a while; an operator is told that a
+            // feed is paused once it is on the tape.
+            if let Some(phase) = self.session.phase()
+                && phase != Phase::Paused
+            {
+                self.stats.phase.set(phase);
+            }
             while next.is_none() && !self.actions.is_empty() {
                 let action = self.actions.remove(0);
                 next = self.perform(action);
@@ -368,6 +375,7 @@ impl FeedLoop {
                 self.connection.as_mut()?.send_text(&text.value).err().map(Input::Broken)
             }
             Action::NoteStale(limit) => {
+                self.stats.phase.set(Phase::Stale);
                 let after_ms = limit.as_millis() as u64;
                 let at = clock::wall_now();
                 let event = Event::Stale { conn: self.conn, after_ms, key: None, at };
@@ -386,6 +394,8 @@ impl FeedLoop {
                 self.lines.hole_begins(GapReason::Paused);
                 let at = clock::wall_now();
                 self.lines.event(EventStamp::Own(at), &Event::Paused { at });
+                self.lines.hand_over();
+                self.stats.phase.set(Phase::Paused);
                 self.log(log::Level::Info, format_args!("paused"));
                 None
             }
@@ -476,6 +486,9 @@ impl FeedLoop {
         self.to_send.clear();
         self.subscribing = false;
         if was_connected {
+            if let Some(cause) = reason.cause() {
+                self.stats.causes.count(cause);
+            }
             self.begin_hole(reason);
         } else {
             self.stats.connect_failures.add(1);

@@ -25,6 +25,7 @@ pub use super::reason::{Reason, Stage};
 pub use super::rules::{OnRefusal, Rules};
 use crate::backoff::Backoff;
 use crate::clock::Mono;
+use crate::stats::Phase;
 
 /// The close handshake may take so long; then the socket is dropped.
 pub const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -122,6 +123,17 @@ impl Session {
     /// Whether messages are to be expected: connected, subscribed, not closing.
     pub fn is_live(&self) -> bool {
         matches!(self.state, State::Live { .. })
+    }
+
+    /// What to show of it; none for one that has stopped, of which others know more.
+    pub fn phase(&self) -> Option<Phase> {
+        match self.state {
+            State::Waiting { .. } | State::Closing { .. } => Some(Phase::Waiting),
+            State::Connecting { .. } | State::Subscribing { .. } => Some(Phase::Connecting),
+            State::Live { .. } => Some(Phase::Live),
+            State::Paused => Some(Phase::Paused),
+            State::Stopped => None,
+        }
     }
 
     /// When the next connection attempt is due, while waiting for it.

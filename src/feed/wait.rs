@@ -33,9 +33,16 @@ impl Waker {
         let _ = self.0.write(1);
     }
 
-    fn clear(&self) {
+    /// Forgets wake-ups that came until now; for who waits for it in another way than [`wait`].
+    pub fn clear(&self) {
         // It fails only when no wake-up is pending.
         let _ = self.0.read();
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

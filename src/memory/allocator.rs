@@ -48,6 +48,19 @@ pub fn own() -> Option<Heap> {
     None
 }
 
+/// Gives the system back what the allocator holds and nobody uses, as far as it can.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn give_back() {
+    // SAFETY: it takes a number of bytes to keep, and locks each arena for itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Gives the system back what the allocator holds and nobody uses, as far as it can.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back() {}
+
 /// What malloc_info(3) writes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn malloc_info() -> Option<String> {

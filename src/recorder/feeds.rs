@@ -3,7 +3,7 @@
 //! Owns a slot for every feed that there was in this run. A feed keeps its slot, its number and its
 //! way to the tape while others come and go, and gets them back when it comes again, so that its
 //! tape goes on without looking at the disk. A feed whose thread failed is started again, with
-//! backoff; the others don't notice.
+//! backoff; the others don't notice. What an operator asks of them is in `feeds/steer.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use crossbeam_channel::Sender;
 
+mod steer;
+
 use super::Event;
 use crate::backoff::Backoff;
 use crate::block::{FeedId, Parcel, Pool, Tape};
 use crate::feed::lines::{Lines, Rotation};
 use crate::feed::listen::{Ear, Listener};
+use crate::feed::session::Ask;
 use crate::feed::transport::Network;
 use crate::feed::{Command, Feed, FeedEnd, FeedPlan, Task, Work};
 use crate::recovery;
 use crate::report::{FeedView, Views};
-use crate::stats::RecorderStats;
+use crate::stats::{Phase, RecorderStats};
 use crate::storage::Storage;
 use crate::tape::event::GapReason;
 
@@ -49,6 +52,8 @@ pub(super) struct Feeds {
     shop: Workshop,
     views: Views,
     slots: Vec<Slot>,
+    /// An operator paused all of them: those that come later too.
+    all_paused: bool,
 }
 
 struct Slot {
@@ -56,6 +61,8 @@ struct Slot {
     /// None: it was removed.
     wanted: Option<FeedPlan>,
     state: State,
+    /// An operator paused it; it stays so through reloads, and where its thread fails.
+    paused: bool,
     /// Where a poll hears.
     listener: Option<Listener>,
     restarts: Backoff,
@@ -101,7 +108,7 @@ impl Feeds {
         plans: Vec<FeedPlan>,
         starts: &[recovery::Start],
     ) -> anyhow::Result<Feeds> {
-        let mut feeds = Feeds { shop, views, slots: Vec::new() };
+        let mut feeds = Feeds { shop, views, slots: Vec::new(), all_paused: false };
         for ((plan, start), view) in plans.into_iter().zip(starts).zip(feeds.views.all()) {
             feeds.add_slot(plan, view, start);
         }
@@ -118,10 +125,14 @@ impl Feeds {
         let lines = self.lines(self.slots.len(), &view, start.last_ts);
         let state = State::Ended { lines: Box::new(lines), end: FeedEnd::Stopped };
         let restarts = Backoff::new(RESTART_MIN, RESTART_MAX, fastrand::u64(..));
+        view.stats.number.set(self.slots.len() as u64 + 1);
+        view.stats.wanted.raise();
+        view.stats.phase.set(Phase::Waiting);
         self.slots.push(Slot {
             view,
             wanted: Some(plan),
             state,
+            paused: self.all_paused,
             listener: None,
             restarts,
             started: Instant::now(),
@@ -157,12 +168,18 @@ impl Feeds {
             }
         };
         lines.set_listeners(self.listeners_of(id));
-        lines.set_url(plan.url().to_string());
+        let url = plan.url().to_string();
+        self.slots[id].view.stats.url.set(&url);
+        lines.set_url(url);
         let task = match &plan {
-            FeedPlan::Stream(options) => Task::Stream(options.clone()),
+            FeedPlan::Stream(options) => {
+                self.slots[id].view.stats.is_poll.lower();
+                Task::Stream(options.clone())
+            }
             FeedPlan::Poll(options) => {
                 let wanted = options.on.as_ref().map_or(&[][..], |(_, wanted)| wanted);
                 let (listener, ear) = Ear::new(wanted).context("can't make a wake-up")?;
+                self.slots[id].view.stats.is_poll.raise();
                 self.slots[id].listener = Some(listener);
                 Task::Poll(options.clone(), ear)
             }
@@ -174,7 +191,8 @@ impl Feeds {
         };
         let slot = &mut self.slots[id];
         let (network, stats) = (self.shop.network.clone(), slot.view.stats.clone());
-        let feed = Feed::start(self.shop.work, task, network, lines, stats, on_end)
+        let first = slot.paused.then_some(Command::Ask(Ask::Pause));
+        let feed = Feed::start(self.shop.work, task, network, lines, stats, first, on_end)
             .with_context(|| format!("can't start the feed {name}"))?;
         slot.state = State::Running { feed, plan: Box::new(plan) };
         slot.started = Instant::now();
@@ -226,6 +244,7 @@ impl Feeds {
             if self.slots[id].wanted.is_some() && !names.contains(&self.slots[id].view.name) {
                 changes.removed += 1;
                 self.slots[id].wanted = None;
+                self.slots[id].view.stats.wanted.lower();
                 self.tell(id, Command::stop());
             }
         }
@@ -265,6 +284,7 @@ impl Feeds {
     fn want(&mut self, id: FeedId, plan: FeedPlan, changes: &mut Changes) {
         let slot = &mut self.slots[id];
         let before = slot.wanted.replace(plan.clone());
+        slot.view.stats.wanted.raise();
         match &before {
             None => changes.added += 1,
             Some(before) if *before == plan => changes.unchanged += 1,
@@ -276,6 +296,7 @@ impl Feeds {
                 _ if before.is_none() => {}
                 (running, wanted) if running == wanted => {}
                 (FeedPlan::Stream(_), FeedPlan::Stream(options)) => {
+                    slot.view.stats.url.set(&plan.url().to_string());
                     feed.tell(Command::Options(options.clone()));
                     **running = plan;
                 }
@@ -316,6 +337,7 @@ impl Feeds {
                 State::Failed { hole, .. } => hole,
                 State::Running { .. } | State::Ended { .. } => GapReason::Restart,
             };
+            slot.view.stats.phase.set(Phase::Failed);
             slot.state = State::Failed { restart_at: Instant::now() + wait, hole };
         }
     }
@@ -332,6 +354,10 @@ impl Feeds {
             Some(lines) => {
                 slot.state = State::Ended { lines: Box::new(lines), end };
                 slot.restarts.reset();
+                slot.view.stats.phase.set(match end {
+                    FeedEnd::Refused => Phase::Refused,
+                    FeedEnd::Stopped | FeedEnd::Complete | FeedEnd::Panicked => Phase::Ended,
+                });
             }
             None => {
                 // One that ran for long is not one that always fails.
@@ -341,6 +367,7 @@ impl Feeds {
                 let wait = slot.restarts.next_wait(Duration::ZERO);
                 log::error!("{name}: its thread failed; started again in {} ms", wait.as_millis());
                 slot.view.stats.live.set(0);
+                slot.view.stats.phase.set(Phase::Failed);
                 slot.state =
                     State::Failed { restart_at: Instant::now() + wait, hole: GapReason::Panic };
                 return;

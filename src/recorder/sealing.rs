@@ -35,6 +35,7 @@ pub(super) fn start_sealer(
                 view.stats.sealed_raw_bytes.add(raw_bytes);
                 view.stats.sealed_bytes.add(sealed_bytes);
             }
+            stats.seal_times.observe(elapsed);
             log::info!(
                 "{}: sealed segment {}: {} to {} in {} ms",
                 name.feed,

@@ -7,6 +7,7 @@
 
 pub mod cat;
 pub mod check;
+pub mod ctl;
 pub mod demo;
 pub mod info;
 pub mod manual;

@@ -245,6 +245,8 @@ impl Writer {
                 conn: first.conn,
             };
             self.write(first.feed, first.opens_segment, &chunk);
+            let lag_ns = clock::wall_now().saturating_sub(first.first_ts);
+            self.stats.receive_lag.observe(Duration::from_nanos(lag_ns));
         }
         for block in batch.drain(..) {
             self.pool.give_back(block);
@@ -394,8 +396,11 @@ impl Writer {
         let Some(segment) = &mut self.open[feed] else {
             return;
         };
-        self.stats.writer_busy_since.set(mono_now().0);
-        if let Err(error) = segment.flush() {
+        let begun = mono_now();
+        self.stats.writer_busy_since.set(begun.0);
+        let flushed = segment.flush();
+        self.stats.flush_times.observe(mono_now().since(begun));
+        if let Err(error) = flushed {
             self.rescue(feed, &error);
         } else if let Some(stall) = self.stall.take() {
             self.stats.disk_stalled.set(0);

@@ -9,6 +9,7 @@ use super::segment::{Abandoned, AbandonedEnd, Chunk, count_messages, measure};
 use super::{Stall, Tried, Writer};
 use crate::block::FeedId;
 use crate::clock::{self, mono_now};
+use crate::stats::GapNote;
 use crate::storage;
 use crate::syncer::SyncItem;
 use crate::tape::event::{Event, GapReason};
@@ -47,13 +48,21 @@ impl Writer {
         if lines_lost > 0 {
             self.tapes[feed].stats.gaps.count(GapReason::Disk, lines_lost, 0);
             log::error!("{name}: {lines_lost} line could not be read back and is lost");
+            let to_ts = clock::wall_now();
             let gap = Event::Gap {
                 reason: GapReason::Disk,
                 messages: Some(lines_lost),
                 bytes: None,
                 from_ts: Some(last_ts),
-                to_ts: clock::wall_now(),
+                to_ts,
             };
+            self.stats.gap_log.note(GapNote {
+                feed: self.tapes[feed].stats.number.get(),
+                reason: GapReason::Disk,
+                from_ts: Some(last_ts),
+                to_ts,
+                messages: Some(lines_lost),
+            });
             carry.splice(..0, gap.to_line(&Stamp::new(last_ts)));
         }
         self.tapes[feed].next_index = next_index;
@@ -151,6 +160,7 @@ impl Writer {
         let was_low = self.space_is_low;
         match self.storage.free_bytes() {
             Ok(free) => {
+                self.stats.disk_free_bytes.set(free);
                 self.space_is_low = free < min_free;
                 if self.space_is_low && !was_low {
                     log::error!(

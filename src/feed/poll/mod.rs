@@ -36,7 +36,7 @@ use super::url::FeedUrl;
 use super::wait::wait;
 use super::{Command, FeedEnd, OnStall};
 use crate::clock::{self, Mono, UnixNs, mono_now};
-use crate::stats::FeedStats;
+use crate::stats::{FeedStats, Phase};
 use crate::tape::event::{Event, GapReason};
 use crate::tape::line::Encoding;
 use crate::tape::name::FeedName;
@@ -172,6 +172,7 @@ impl PollLoop {
     }
 
     fn run_until_stopped(&mut self) -> io::Result<FeedEnd> {
+        self.stats.phase.set(Phase::Connecting);
         loop {
             while let Some(command) = self.next_command() {
                 match command {
@@ -221,6 +222,7 @@ impl PollLoop {
         match action {
             Action::Poll { by, whole } => return Some(self.poll(by, whole)),
             Action::NoteStale(limit) => {
+                self.stats.phase.set(Phase::Stale);
                 let after_ms = limit.as_millis() as u64;
                 let conn = self.link.connections();
                 self.lines
@@ -231,11 +233,14 @@ impl PollLoop {
             Action::NotePaused => {
                 self.lines.hole_begins(GapReason::Paused);
                 self.lines.event(EventStamp::Own(at), &Event::Paused { at });
+                self.lines.hand_over();
                 self.stats.live.set(0);
+                self.stats.phase.set(Phase::Paused);
                 self.log(log::Level::Info, format_args!("paused"));
             }
             Action::NoteResumed => {
                 self.lines.event(EventStamp::Own(at), &Event::Resumed { at });
+                self.stats.phase.set(Phase::Connecting);
                 self.log(log::Level::Info, format_args!("resumed"));
             }
         }
@@ -321,6 +326,7 @@ impl PollLoop {
 
     fn answered(&mut self) -> Input {
         self.stats.live.set(1);
+        self.stats.phase.set(Phase::Live);
         self.stats.data_at.set(mono_now().0);
         if self.trouble.take().is_some() {
             let failures = self.schedule.failures();
@@ -331,6 +337,7 @@ impl PollLoop {
 
     fn failed(&mut self, reason: &Reason, retry_after: Option<Duration>, throttled: bool) -> Input {
         self.stats.live.set(0);
+        self.stats.phase.set(Phase::Waiting);
         self.stats.connect_failures.add(1);
         self.complain(reason.to_string());
         Input::Failed { retry_after, throttled }

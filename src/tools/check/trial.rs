@@ -97,7 +97,7 @@ fn try_feed(plan: FeedPlan, network: &Arc<Network>, rotation: Rotation, wait: Du
             // The place is free: a feed ends once.
             let _ = end.try_send(());
         };
-        Feed::start(Job::run, task, network.clone(), lines, stats, on_end)
+        Feed::start(Job::run, task, network.clone(), lines, stats, None, on_end)
     });
     let feed = started.map_err(|error| format!("can't start it: {error}"))?;
     let verdict = trial.watch(&pool, &received, &ended, wait);

@@ -14,7 +14,9 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 
 use self::facts::Facts;
+use self::rows::Figure;
 use super::{Outcome, is_closed_pipe};
+use crate::admin::Sentence;
 use crate::memory::process::{self, Process};
 
 /// Where the output is no terminal.
@@ -71,6 +73,20 @@ impl MemArgs {
 fn is_recorder(name: &str, arguments: &[&str]) -> bool {
     let command = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
     name == "feedtape" && command == Some(&"record")
+}
+
+/// A sentence on each figure of this process's memory; none where /proc can't be read.
+pub fn own_sentences() -> Vec<Sentence> {
+    let Ok(facts) = Facts::gather(&Process::own()) else { return Vec::new() };
+    let rows = rows::sections(&facts).into_iter().flat_map(|section| section.rows);
+    let told = rows.filter_map(|row| {
+        let bytes = match row.figure {
+            Figure::Bytes(value) | Figure::Count(value) => value,
+            Figure::Unknown(_) | Figure::Absent => return None,
+        };
+        Some(Sentence { key: row.key, label: row.label, bytes: Some(bytes), text: row.sentence })
+    });
+    told.collect()
 }
 
 /// Runs the command.
