@@ -552,7 +552,7 @@ const hideTip = () => show($("tip"), false);
 const CURVES = [
   { key: "rss_bytes", kind: "m-rss", label: "resident (RSS)" },
   { key: "rss_anon_bytes", kind: "m-anon", label: "of it heap and stacks" },
-  { key: "heap_in_use_bytes", kind: "m-heap", label: "heap in use" },
+  { key: "heap_in_use_bytes", kind: "m-heap", label: "heap in use", text: "Allocated and not freed: if this grows for days, the program leaks." },
 ];
 const PLANS = [["idle_bytes", "idle"], ["full_bytes", "queue full"], ["large_bytes", "one large message"]];
 let memoryAt = -1; // the sample that is pointed at
@@ -561,23 +561,24 @@ function takeMemory(answer) {
   memory = answer;
   const said = new Map((answer.sentences || []).map((one) => [one.key, one]));
   const legend = $("memory-legend");
-  CURVES.forEach(({ key, kind, label }, at) => {
+  CURVES.forEach(({ key, kind, label, text }, at) => {
     const node = legend.children[at] || legend.appendChild(make("li", {},
       make("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, make("line", { x1: 0, x2: 26, y1: 4, y2: 4, class: kind })),
       make("span", {}, label), make("b"), make("p", { class: "soft" })));
     say(node.children[2], size(answer.figures?.[key]));
-    say(node.children[3], said.get(key)?.text || "");
+    // Of RSS it speaks of the figures that follow it: that stands in the list.
+    say(node.children[3], key === "rss_bytes" ? "" : said.get(key)?.text || text || "");
   });
-  const rest = [...said.values()].filter((one) => !CURVES.some(({ key }) => key === one.key));
+  const all = [...said.values()];
   const list = $("memory-sentences");
-  show($("memory-more"), rest.length > 0);
-  rest.forEach((one, at) => {
+  show($("memory-more"), all.length > 0);
+  all.forEach((one, at) => {
     const node = list.children[at] || list.appendChild(make("div", {}, make("dt"), make("dd"), make("dd")));
     say(node.children[0], one.label);
     say(node.children[1], one.key.endsWith("_bytes") ? size(one.bytes) : count(one.bytes));
     say(node.children[2], one.text);
   });
-  while (list.children.length > rest.length) list.lastChild.remove();
+  while (list.children.length > all.length) list.lastChild.remove();
   drawMemory();
 }
 
@@ -641,7 +642,7 @@ function drawMemory() {
   }
   const pointed = history[memoryAt];
   if (pointed) parts.push(make("line", { class: "cursor", x1: x(ms(pointed.t_ns)), x2: x(ms(pointed.t_ns)), y1: 8, y2: bottom }));
-  if (!history.length) names.push(make("text", { x: (left + width) / 2, y: bottom - 12, "text-anchor": "middle" }, "no samples yet"));
+  if (history.length < 2) names.push(make("text", { x: (left + width) / 2, y: bottom - 12, "text-anchor": "middle" }, "no history yet"));
   chart.replaceChildren(...parts, ...names);
   set(chart, { "aria-valuemax": Math.max(0, history.length - 1), "aria-valuenow": Math.max(0, memoryAt), "aria-valuetext": memoryWords(pointed || history.at(-1)) });
   chart.xOf = x;
