@@ -332,6 +332,11 @@ def many(browser, folder, places):
     slow = browser.run("slow")
     say(f"500 feeds: {len(slow)} tasks over 50 ms in 5 rounds, the longest "
         f"{max(slow, default=0):.0f} ms")
+    # What comes into sight is told anew.
+    browser.run("scrollTo(0, document.body.scrollHeight)")
+    last = "document.querySelector('#rows > li:last-child')"
+    page.wait("the last row is up to date", f"{last}.row.visible && {last}.querySelector("
+              f"'.c-rate span').textContent === rateWords({last}.row.perSecond)")
     browser.run("document.querySelector('#filter').focus()")
     browser.press(*"feed-49")
     page.must("the filter finds", "document.querySelector('#shown').textContent === '10 of 500'")

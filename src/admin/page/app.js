@@ -218,6 +218,15 @@ class Row {
     this.paused = feed.state === "paused";
     this.tone = tone(feed);
     this.measure(feed, at);
+    this.ageMs = feed.last_data_ns === null ? null : at - ms(feed.last_data_ns);
+    const changed = before && before.state !== feed.state;
+    // Rows out of sight are not touched: the layout of 500 costs more than all else here.
+    if (this.visible || changed || !before) this.tell(at);
+    return changed;
+  }
+
+  tell(at) {
+    const feed = this.feed;
     set(this.badgeUse, { href: shape(feed.state) });
     set(this.badge, { class: `badge tone-${this.tone}` });
     set(this.node, { class: this.tone === "bad" ? null : "calm", "data-state": feed.state });
@@ -226,7 +235,6 @@ class Row {
     const how = feed.state === "live" || since === null ? "" : `for ${span(at - since)}`;
     // The reason of a trouble that is over stands in the details.
     say(this.trouble, feed.state === "live" ? "" : [how, feed.trouble].filter(Boolean).join(": "));
-    this.ageMs = feed.last_data_ns === null ? null : at - ms(feed.last_data_ns);
     say(this.age, this.ageMs === null ? (feed.messages === 0 ? "none yet" : "unknown") : span(this.ageMs));
     say(this.pause, this.paused ? "Resume" : "Pause");
     set(this.pause, { "aria-label": `${this.paused ? "Resume" : "Pause"} ${this.name}` });
@@ -234,9 +242,8 @@ class Row {
     this.reconnect.disabled = this.paused || feed.state === "ended";
     this.pause.disabled = feed.state === "ended";
     say(this.rate, rateWords(this.perSecond));
-    if (this.visible) this.drawSpark(at);
+    this.drawSpark(at);
     if (this.more) this.tellMore();
-    return before && before.state !== feed.state;
   }
 
   /** A rate is the difference of two answers; none where the counter began anew between them. */
@@ -281,8 +288,9 @@ class Row {
   }
 
   draw() {
+    if (!now.at) return;
+    this.tell(now.at);
     this.day.draw();
-    if (now.at) this.drawSpark(now.at);
   }
 
   toggle() {
