@@ -8,7 +8,7 @@
 
 const FEEDS_EVERY_MS = 1000;
 const GAPS_EVERY_MS = 5000;
-const MEMORY_EVERY_MS = 10000;
+const MEMORY_EVERY_MS = 20000; // six hours of samples are some 200 KiB
 const ANSWER_LIMIT_MS = 8000;
 const RATES_KEPT_MS = 180000;
 const DAY_MS = 86400000;
@@ -100,10 +100,10 @@ const shape = (state) => "#s-" + (state === "refused" ? "failed" : STATES.includ
 
 // ---- asking ----
 
-/** An answer that is none of the expected. */
+/** No answer, or none of the expected; the status is 0 where there was none. */
 class Refused extends Error {
   constructor(status, words) {
-    super(words);
+    super(status ? `${status}: ${words}` : words);
     this.status = status;
   }
 }
@@ -120,8 +120,13 @@ async function ask(path, method = "GET") {
   const headers = method === "POST" ? { "X-Feedtape": "1" } : {};
   if (token) headers.Authorization = `Bearer ${token}`;
   const options = { method, headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_LIMIT_MS) };
-  const answer = await fetch(path, options);
-  const text = await answer.text();
+  let answer, text;
+  try {
+    answer = await fetch(path, options);
+    text = await answer.text();
+  } catch (error) {
+    throw new Refused(0, error.name === "TimeoutError" ? `no answer within ${ANSWER_LIMIT_MS / 1000} s` : "it can't be reached");
+  }
   let body = null;
   try { body = JSON.parse(text); } catch { /* said below */ }
   if (!answer.ok) throw new Refused(answer.status, body?.error || text.slice(0, 200) || answer.statusText);
@@ -141,6 +146,7 @@ let eventsNext = 0;
 let due = { gaps: 0, memory: 0 };
 let lastAnswer = null; // ms, of this machine
 let lost = false;
+let unanswered = []; // parts of the last round, with why
 let trouble = ""; // why the last try failed
 
 function forget() {
@@ -212,6 +218,15 @@ class Row {
     this.paused = feed.state === "paused";
     this.tone = tone(feed);
     this.measure(feed, at);
+    this.ageMs = feed.last_data_ns === null ? null : at - ms(feed.last_data_ns);
+    const changed = before && before.state !== feed.state;
+    // Rows out of sight are not touched: the layout of 500 costs more than all else here.
+    if (this.visible || changed || !before) this.tell(at);
+    return changed;
+  }
+
+  tell(at) {
+    const feed = this.feed;
     set(this.badgeUse, { href: shape(feed.state) });
     set(this.badge, { class: `badge tone-${this.tone}` });
     set(this.node, { class: this.tone === "bad" ? null : "calm", "data-state": feed.state });
@@ -220,7 +235,6 @@ class Row {
     const how = feed.state === "live" || since === null ? "" : `for ${span(at - since)}`;
     // The reason of a trouble that is over stands in the details.
     say(this.trouble, feed.state === "live" ? "" : [how, feed.trouble].filter(Boolean).join(": "));
-    this.ageMs = feed.last_data_ns === null ? null : at - ms(feed.last_data_ns);
     say(this.age, this.ageMs === null ? (feed.messages === 0 ? "none yet" : "unknown") : span(this.ageMs));
     say(this.pause, this.paused ? "Resume" : "Pause");
     set(this.pause, { "aria-label": `${this.paused ? "Resume" : "Pause"} ${this.name}` });
@@ -228,9 +242,8 @@ class Row {
     this.reconnect.disabled = this.paused || feed.state === "ended";
     this.pause.disabled = feed.state === "ended";
     say(this.rate, rateWords(this.perSecond));
-    if (this.visible) this.drawSpark(at);
+    this.drawSpark(at);
     if (this.more) this.tellMore();
-    return before && before.state !== feed.state;
   }
 
   /** A rate is the difference of two answers; none where the counter began anew between them. */
@@ -253,11 +266,14 @@ class Row {
   drawSpark(at) {
     const points = [];
     let top = 0;
-    for (let i = 1; i < this.rates.length; i++) {
-      const [a, b] = [this.rates[i - 1], this.rates[i]];
+    // Of a quiet feed each 6 s: seconds with one message or none would only be a hatching.
+    const step = this.perSecond !== null && this.perSecond < 2 ? 6000 : 1;
+    const rates = this.rates.filter((one, i) => i === 0 || Math.floor(one.at / step) !== Math.floor(this.rates[i - 1].at / step));
+    for (let i = 1; i < rates.length; i++) {
+      const [a, b] = [rates[i - 1], rates[i]];
       const rate = (b.messages - a.messages) * 1000 / (b.at - a.at);
       // Nobody asked for a while (a hidden tab, no answer): the line breaks there.
-      points.push({ at: b.at, rate, broken: b.at - a.at > 5 * FEEDS_EVERY_MS });
+      points.push({ at: b.at, rate, broken: b.at - a.at > 5 * FEEDS_EVERY_MS + step });
       if (!points.at(-1).broken) top = Math.max(top, rate);
     }
     let path = "";
@@ -272,8 +288,9 @@ class Row {
   }
 
   draw() {
+    if (!now.at) return;
+    this.tell(now.at);
     this.day.draw();
-    if (now.at) this.drawSpark(now.at);
   }
 
   toggle() {
@@ -394,21 +411,21 @@ function arrange(asked = false) {
 
 function takeGaps(answer) {
   knownSince = ms(answer.known_since_ns);
+  // Each answer has all open gaps. One that ended may begin elsewhere than it was thought to.
+  for (const [key, gap] of gaps) if (gap.to === null) gaps.delete(key);
   for (const gap of answer.gaps) {
     gaps.set(`${gap.feed} ${gap.reason} ${gap.from_ns}`, { ...gap, from: ms(gap.from_ns), to: ms(gap.to_ns) });
   }
   const byFeed = new Map([...rows.keys()].map((name) => [name, []]));
   let newest = knownSince;
-  let openSince = Infinity;
   for (const [key, gap] of gaps) {
     if (gap.to !== null && gap.to < now.at - DAY_MS) { gaps.delete(key); continue; }
     byFeed.get(gap.feed)?.push(gap);
-    newest = Math.max(newest, gap.from);
-    if (gap.to === null) openSince = Math.min(openSince, gap.from);
+    newest = Math.max(newest, gap.to ?? 0);
   }
-  // Asked again from where something may have changed: open gaps get an end. A minute more,
-  // because feeds write their gaps down each at its own time.
-  gapsSince = Math.min(newest, openSince) - 60000;
+  // Next time only what ended since, and a minute more: feeds write down their gaps each at its
+  // own time.
+  gapsSince = newest - 60000;
   for (const [name, list] of byFeed) {
     const row = rows.get(name);
     row.gaps = list.sort((a, b) => a.from - b.from);
@@ -475,7 +492,8 @@ class Day {
       const from = Math.min(x(hole.from), width - 1);
       const to = Math.max(x(hole.to ?? now.at), from + 1);
       if (hole.reason === "paused") kinds.paused += bar(from, to, 9, 18);
-      else kinds[OUR_LOSSES.includes(hole.reason) ? "ours" : "gap"] += bar(from, to, 0, 18);
+      else if (OUR_LOSSES.includes(hole.reason)) kinds.ours += bar(from, to, 0, 7) + bar(from, to, 11, 18);
+      else kinds.gap += bar(from, to, 0, 18);
     }
     set(paused, { d: kinds.paused });
     set(gap, { d: kinds.gap });
@@ -542,7 +560,7 @@ const hideTip = () => show($("tip"), false);
 const CURVES = [
   { key: "rss_bytes", kind: "m-rss", label: "resident (RSS)" },
   { key: "rss_anon_bytes", kind: "m-anon", label: "of it heap and stacks" },
-  { key: "heap_in_use_bytes", kind: "m-heap", label: "heap in use" },
+  { key: "heap_in_use_bytes", kind: "m-heap", label: "heap in use", text: "Allocated and not freed: if this grows for days, the program leaks." },
 ];
 const PLANS = [["idle_bytes", "idle"], ["full_bytes", "queue full"], ["large_bytes", "one large message"]];
 let memoryAt = -1; // the sample that is pointed at
@@ -551,27 +569,24 @@ function takeMemory(answer) {
   memory = answer;
   const said = new Map((answer.sentences || []).map((one) => [one.key, one]));
   const legend = $("memory-legend");
-  CURVES.forEach(({ key, kind, label }, at) => {
+  CURVES.forEach(({ key, kind, label, text }, at) => {
     const node = legend.children[at] || legend.appendChild(make("li", {},
       make("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, make("line", { x1: 0, x2: 26, y1: 4, y2: 4, class: kind })),
       make("span", {}, label), make("b"), make("p", { class: "soft" })));
     say(node.children[2], size(answer.figures?.[key]));
-    say(node.children[3], said.get(key)?.text || "");
+    // Of RSS it speaks of the figures that follow it: that stands in the list.
+    say(node.children[3], key === "rss_bytes" ? "" : said.get(key)?.text || text || "");
   });
-  const plan = answer.plan;
-  say($("memory-plan"), plan
-    ? `Planned: ${PLANS.map(([key, label]) => `${size(plan[key])} ${label}`).join(", ")}.`
-    : "No plan is known.");
-  const rest = [...said.values()].filter((one) => !CURVES.some(({ key }) => key === one.key));
+  const all = [...said.values()];
   const list = $("memory-sentences");
-  show($("memory-more"), rest.length > 0);
-  rest.forEach((one, at) => {
+  show($("memory-more"), all.length > 0);
+  all.forEach((one, at) => {
     const node = list.children[at] || list.appendChild(make("div", {}, make("dt"), make("dd"), make("dd")));
     say(node.children[0], one.label);
-    say(node.children[1], size(one.bytes));
+    say(node.children[1], one.key.endsWith("_bytes") ? size(one.bytes) : count(one.bytes));
     say(node.children[2], one.text);
   });
-  while (list.children.length > rest.length) list.lastChild.remove();
+  while (list.children.length > all.length) list.lastChild.remove();
   drawMemory();
 }
 
@@ -595,7 +610,7 @@ function drawMemory() {
   say($("memory-span"), history.length > 1 ? `last ${span(last - first)}` : "no history yet");
   const values = history.flatMap((one) => CURVES.map(({ key }) => one[key] ?? 0));
   const plan = memory.plan || {};
-  const most = Math.max(...values, plan.idle_bytes ?? 0, plan.full_bytes ?? 0, 1 << 20);
+  const most = Math.max(...values, plan.idle_bytes ?? 0, plan.full_bytes ?? 0, memory.figures?.rss_bytes ?? 0, 4 << 20);
   // The row of one large message may lie far above; then it would press all else flat.
   const top = 1.12 * Math.max(most, (plan.large_bytes ?? 0) <= 2 * most ? plan.large_bytes ?? 0 : 0);
   const y = (bytes) => bottom - bytes / top * (bottom - 8);
@@ -610,16 +625,17 @@ function drawMemory() {
     parts.push(make("text", { x: left, y: height - 3 }, clock(first).slice(0, -3)));
     parts.push(make("text", { x: width, y: height - 3, "text-anchor": "end" }, clock(last).slice(0, -3)));
   }
-  const above = [];
   const names = []; // drawn last, so that no curve runs through them
-  for (const [key, label] of PLANS) {
+  PLANS.forEach(([key, label], at) => {
     const bytes = plan[key];
-    if (bytes === undefined || bytes === null) continue;
-    if (bytes > top) { above.push(label); continue; }
+    if (bytes === undefined || bytes === null || bytes > top) return;
     parts.push(make("line", { class: "plan", x1: left, x2: width, y1: y(bytes), y2: y(bytes) }));
-    names.push(make("text", { class: "plan-text", x: left + 6, y: y(bytes) - 4 }, `plan: ${label}`));
-  }
-  if (above.length) names.push(make("text", { class: "plan-text", x: width - 2, y: 10, "text-anchor": "end" }, `plan: ${above.join(", ")} is above this`));
+    // At the left and right by turns: two lines may be close together.
+    const side = at % 2 ? { x: width - 2, "text-anchor": "end" } : { x: left + 6 };
+    names.push(make("text", { class: "plan-text", ...side, y: y(bytes) - 4 }, `plan: ${label}`));
+  });
+  say($("memory-plan"), memory.plan ? `Planned: ${PLANS.map(([key, label]) =>
+    `${size(plan[key])} ${label}${plan[key] > top ? " (above the picture)" : ""}`).join(", ")}.` : "No plan is known.");
   const usual = history.length > 1 ? (last - first) / (history.length - 1) : 0;
   for (const { key, kind } of CURVES) {
     let path = "";
@@ -634,6 +650,7 @@ function drawMemory() {
   }
   const pointed = history[memoryAt];
   if (pointed) parts.push(make("line", { class: "cursor", x1: x(ms(pointed.t_ns)), x2: x(ms(pointed.t_ns)), y1: 8, y2: bottom }));
+  if (history.length < 2) names.push(make("text", { x: (left + width) / 2, y: bottom - 12, "text-anchor": "middle" }, "no history yet"));
   chart.replaceChildren(...parts, ...names);
   set(chart, { "aria-valuemax": Math.max(0, history.length - 1), "aria-valuenow": Math.max(0, memoryAt), "aria-valuetext": memoryWords(pointed || history.at(-1)) });
   chart.xOf = x;
@@ -654,30 +671,29 @@ function pointMemory(index) {
 
 // ---- disk and queue ----
 
-/** A bar filled to a share, with a mark at another. */
-function meter(node, share, bad, mark, words) {
-  const parts = [make("rect", { class: bad ? "fill bad" : "fill", height: "100%", width: `${Math.min(100, share * 100)}%` })];
+/** A bar filled to a share (null is unknown), with a mark at another. */
+function meter(node, share, bad, mark, what) {
+  const parts = [];
+  if (share !== null) parts.push(make("rect", { class: bad ? "fill bad" : "fill", height: "100%", width: `${Math.min(100, share * 100)}%` }));
   if (mark !== null) parts.push(make("rect", { class: "mark", height: "100%", width: 2, x: `${Math.min(99, mark * 100)}%` }));
   node.replaceChildren(...parts);
-  set(node, { "aria-label": words });
+  set(node, { "aria-label": share === null ? `How much ${what} is unknown` : `${Math.round(share * 100)} % ${what}` });
 }
 
 function showStore({ disk, queue }) {
-  const total = disk?.total_bytes;
-  const free = disk?.free_bytes;
-  say($("disk-free"), `${size(free)} of ${size(total)}`);
-  const used = total ? 1 - (free ?? total) / total : 0;
-  const bad = Boolean(disk?.stalled) || (free ?? Infinity) < (disk?.min_free_bytes ?? 0);
-  meter($("disk-bar"), used, bad, total ? 1 - (disk.min_free_bytes ?? 0) / total : null, `${Math.round(used * 100)} % of the disk is used`);
-  const until = known(disk?.full_in_s, (s) => `full in ${span(s * 1000)}`);
+  const { total_bytes: total, free_bytes: free, min_free_bytes: least, written_per_day_bytes: daily, full_in_s: left } = disk || {};
+  const bad = Boolean(disk?.stalled) || (free ?? Infinity) < (least ?? 0);
+  say($("disk-free"), total ? `${size(free)} of ${size(total)}` : size(free));
+  meter($("disk-bar"), total ? 1 - free / total : null, bad, total ? 1 - (least ?? 0) / total : null, "of the disk is used");
   say($("disk-text"), [
     disk?.stalled ? "The disk takes no data." : "",
-    `At ${known(disk?.written_per_day_bytes, (bytes) => `${size(bytes)} a day`)}: ${until === "unknown" ? "when it is full is unknown" : until}.`,
-    `Recording stops below ${size(disk?.min_free_bytes)}.`].filter(Boolean).join(" "));
+    known(daily, (bytes) => `${size(bytes)} are written a day.`).replace(/^unknown$/, "How much is written a day is unknown."),
+    known(left, (s) => `Full in ${span(s * 1000)}.`).replace(/^unknown$/, "When it is full is unknown."),
+    `Recording stops below ${size(least)}.`].filter(Boolean).join(" "));
   set($("disk-text"), { class: bad ? "soft error" : "soft" });
-  const share = queue?.bytes_max ? (queue.bytes ?? 0) / queue.bytes_max : 0;
+  const share = queue?.bytes_max ? queue.bytes / queue.bytes_max : null;
   say($("queue-now"), `${size(queue?.bytes)} of ${size(queue?.bytes_max)}`);
-  meter($("queue-bar"), share, share > 0.8, null, `${Math.round(share * 100)} % of the queue is filled`);
+  meter($("queue-bar"), share, share > 0.8, null, "of the queue is filled");
   say($("queue-text"), `${count(queue?.blocks_out)} of ${count(queue?.blocks)} blocks are out.`
     + (share > 0.8 ? " The disk is slower than the feeds." : ""));
 }
@@ -692,7 +708,13 @@ function takeEvents(answer) {
   eventsNext = answer.next;
   appendLog(lines.map((event) => make("li", { class: event.level, "data-seq": event.seq },
     make("time", {}, clock(ms(event.at_ns))), make("span", { class: "lvl" }, event.level),
-    event.feed ? make("span", { class: "from" }, `${event.feed}: `) : "", event.text)));
+    ...logText(event))));
+}
+/** The feed stands out; the recorder's lines begin with it. */
+function logText({ feed, text }) {
+  if (!feed) return [text];
+  const rest = text.startsWith(`${feed}: `) ? text.slice(feed.length + 2) : text;
+  return [make("span", { class: "from" }, `${feed}: `), rest];
 }
 const logBreak = (words) => appendLog([make("li", { class: "break" }, words)]);
 
@@ -734,7 +756,7 @@ function confirmOrder(title, text, verb, path) {
       due.gaps = 0;
       soon();
     } catch (error) {
-      say($("ask-error"), `That did not work: ${words(error)}`);
+      say($("ask-error"), `That did not work: ${error.message}`);
       if (error.status === 401) wantToken(error);
     }
     yes.disabled = false;
@@ -801,9 +823,9 @@ function showWhole() {
   set(node.querySelector("use"), { href: shape(state) });
   say(node.lastElementChild, sentence);
   document.body.classList.toggle("old", lost);
-  show($("note"), lost);
-  if (lost) say($("note"), lastAnswer === null ? `Still trying: ${trouble}.`
-    : `No answer since ${clock(lastAnswer)} (${trouble}). What is shown is old; still trying.`);
+  show($("note"), lost || unanswered.length > 0);
+  if (lost) say($("note"), `${lastAnswer === null ? "" : "What is shown is old. "}Still trying: ${trouble}.`);
+  else say($("note"), `Not answered, and old where it is shown: ${unanswered.join(", ")}.`);
   const recorder = now.recorder;
   document.title = recorder ? `${tint === "ok" ? "" : "! "}${sentence} - feedtape ${recorder.host}` : "feedtape";
   show($("main"), Boolean(recorder && now.feeds));
@@ -821,17 +843,11 @@ function wantToken(error) {
   const form = $("token-form");
   const first = form.hidden;
   show(form, true);
-  say($("token-error"), token ? `Not taken: ${words(error)}` : "");
+  say($("token-error"), token ? `Not taken: ${error.message}` : "");
   say($("overall").lastElementChild, "A token is needed to look at this recorder");
   set($("overall"), { class: "tone-warn" });
   show($("note"), false);
   if (first && !$("ask").open) $("token").focus();
-}
-
-function words(error) {
-  if (error.name === "TimeoutError") return `no answer within ${ANSWER_LIMIT_MS / 1000} s`;
-  if (error instanceof TypeError) return "it can't be reached";
-  return error.status ? `${error.status}: ${error.message}` : error.message;
 }
 
 // ---- the loop: one round at a time, none while the tab is hidden ----
@@ -854,16 +870,29 @@ async function round() {
   if (first) show($("main"), true);
   showFeeds(feeds);
   showStore(recorder);
-  takeEvents(await ask(`/api/events?since=${eventsNext}`));
+  unanswered = [];
+  await part("log", async () => takeEvents(await ask(`/api/events?since=${eventsNext}`)));
   if (time >= due.gaps) {
-    const from = Math.floor(gapsSince ?? now.at - DAY_MS);
     due.gaps = time + GAPS_EVERY_MS;
-    takeGaps(await ask(`/api/gaps?since=${Math.max(0, from)}000000`));
+    const from = Math.max(0, Math.floor(gapsSince ?? now.at - DAY_MS));
+    await part("gaps", async () => takeGaps(await ask(`/api/gaps?since=${from}000000`)));
     if (first) arrange(true);
   }
   if (time >= due.memory) {
     due.memory = time + MEMORY_EVERY_MS;
-    takeMemory(await ask("/api/memory"));
+    await part("memory", async () => takeMemory(await ask("/api/memory")));
+  }
+}
+
+/** One part without an answer must not take the feeds out of sight. */
+async function part(name, work) {
+  try {
+    await work();
+  } catch (error) {
+    // No status: the recorder is gone, and with it all parts.
+    if (!error.status || error.status === 401) throw error;
+    unanswered.push(`${name} (${error.message})`);
+    due[name] = 0;
   }
 }
 
@@ -887,9 +916,12 @@ async function tick() {
       wantToken(error);
       stop = true;
     } else {
-      if (!(error instanceof Refused || error instanceof DOMException || error instanceof TypeError)) throw error;
       lost = true;
-      trouble = words(error);
+      trouble = error.message;
+      if (!(error instanceof Refused)) {
+        trouble = `this page fails: ${error.message}`;
+        console.error(error);
+      }
       due = { gaps: 0, memory: 0 };
       showWhole();
     }
