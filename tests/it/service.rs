@@ -128,6 +128,8 @@ fn options() -> Vec<String> {
     let help = String::from_utf8(output.stdout).unwrap();
     let names = help.lines().filter_map(|line| line.trim_start().split_once("--"));
     let names = names.filter(|(before, _)| before.is_empty() || before.ends_with(", "));
+    // A word of a sentence that begins a line, such as `--history`, is none.
+    let names = names.filter(|(_, rest)| !rest.split(' ').next().unwrap().contains('`'));
     let name = |text: &str| text.split([' ', '.', '\n']).next().unwrap().to_string();
     let others = ["config", "verbose", "quiet", "help", "version"];
     names.map(|(_, rest)| name(rest)).filter(|name| !others.contains(&name.as_str())).collect()
