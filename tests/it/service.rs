@@ -164,7 +164,11 @@ fn the_example_config_has_all_options() {
     }
     // One of two that exclude each other.
     let together: Vec<&str> = on.into_iter().filter(|line| !line.starts_with("memory")).collect();
-    let run = Run::new().feeds_file(&together.join("\n"));
+    let run = Run::new();
+    let token = run.path("admin-token");
+    std::fs::write(&token, "0123456789abcdef").unwrap();
+    let text = together.join("\n").replace("/etc/feedtape/admin-token", token.to_str().unwrap());
+    let run = run.feeds_file(&text);
     std::fs::write(run.path("subscriptions.txt"), "one\ntwo\n").unwrap();
     std::fs::write(run.path("venue-token"), "s3cret\n").unwrap();
     let file = run.path("feeds.toml");
