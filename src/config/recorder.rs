@@ -116,7 +116,7 @@ pub struct RecorderArgs {
     pub self_every: String,
 
     /// Listen here for metrics, health, orders (`feedtape ctl`) and a dashboard: 127.0.0.1:9464,
-    /// [::1]:9464 or unix:/run/feedtape/admin.sock. Port 0 takes a free one, which the log tells.
+    /// `[::1]:9464` or unix:/run/feedtape/admin.sock. Port 0 takes a free one, which the log tells.
     /// [default: off]
     #[arg(long, value_name = "ADDR", help_heading = "Recording")]
     pub admin: Option<String>,

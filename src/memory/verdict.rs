@@ -13,7 +13,7 @@
 //!    start, or a step that a reload made.
 //! 3. **Slope**: Theil-Sen, the median of the slopes of all pairs, which a quarter of wild values
 //!    doesn't move. Its interval is Sen's, of 99 %, widened for values that follow each other.
-//! 4. **Growth** is only what is steady. What is judged is cut into [`PIECES`] pieces, whose low
+//! 4. **Growth** is only what is steady. What is judged is cut into `PIECES` pieces, whose low
 //!    values must rise from piece to piece: a step rises once, and saw-teeth fall again.
 //! 5. **Settling**: a curve whose second half is clearly flatter than its first still warms up.
 //!
