@@ -6,7 +6,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::overview::Overview;
+use super::overview::{Overview, Plan};
 use crate::block::{Depth, PoolPlan};
 use crate::clock::{Mono, UnixNs};
 use crate::memory::Figures;
@@ -45,6 +45,9 @@ pub(super) fn render(overview: &Overview, now: &Now<'_>, openmetrics: bool) -> S
     feeds(&mut text, &overview.feeds(), now);
     disk(&mut text, overview, now);
     memory(&mut text, now.figures);
+    if let Some(planned) = &overview.plan {
+        plan(&mut text, planned);
+    }
     text.end()
 }
 
@@ -212,6 +215,15 @@ fn memory(text: &mut Text, figures: &Figures) {
     }
 }
 
+fn plan(text: &mut Text, plan: &Plan) {
+    let help = "Resident memory that was planned, by row of feedtape plan.";
+    text.family("feedtape_memory_plan_bytes", Kind::Gauge, "bytes", help);
+    let rows = [("idle", plan.idle_bytes), ("full", plan.full_bytes), ("large", plan.large_bytes)];
+    for (row, bytes) in rows {
+        text.sample("", &[("row", row)], bytes);
+    }
+}
+
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
@@ -315,7 +327,8 @@ mod tests {
     use std::time::Duration;
 
     fn render_both() -> [String; 2] {
-        let overview = overview(&["btc", "eth"]);
+        let mut overview = overview(&["btc", "eth"]);
+        overview.plan = Some(Plan { idle_bytes: 10, full_bytes: 20, large_bytes: 30 });
         let stats = overview.feeds()[0].stats.clone();
         stats.messages.add(7);
         stats.causes.count(Cause::Lost);
@@ -339,7 +352,8 @@ mod tests {
     fn both_formats() {
         let [open, classic] = render_both();
         let pick = |text: &str| -> String {
-            let wanted = ["build", "messages", "reconnects", "receive_lag", "last_data", "EOF"];
+            let wanted =
+                ["build", "messages", "reconnects", "receive_lag", "last_data", "_plan_", "EOF"];
             let lines = text.lines().filter(|line| wanted.iter().any(|word| line.contains(word)));
             let without = |line: &&str| !line.contains("_bucket") || line.contains("0.00");
             lines.filter(without).map(|line| format!("{line}\n")).collect()
@@ -373,6 +387,12 @@ mod tests {
             # TYPE feedtape_last_data_timestamp_seconds gauge
             # UNIT feedtape_last_data_timestamp_seconds seconds
             feedtape_last_data_timestamp_seconds{feed="btc"} 1700000000.5
+            # HELP feedtape_memory_plan_bytes Resident memory that was planned, by row of feedtape plan.
+            # TYPE feedtape_memory_plan_bytes gauge
+            # UNIT feedtape_memory_plan_bytes bytes
+            feedtape_memory_plan_bytes{row="idle"} 10
+            feedtape_memory_plan_bytes{row="full"} 20
+            feedtape_memory_plan_bytes{row="large"} 30
             # EOF
         "##]].assert_eq(&pick(&open));
         expect![[r##"
@@ -402,6 +422,11 @@ mod tests {
             # HELP feedtape_last_data_timestamp_seconds When data last came, Unix time; not there before the first.
             # TYPE feedtape_last_data_timestamp_seconds gauge
             feedtape_last_data_timestamp_seconds{feed="btc"} 1700000000.5
+            # HELP feedtape_memory_plan_bytes Resident memory that was planned, by row of feedtape plan.
+            # TYPE feedtape_memory_plan_bytes gauge
+            feedtape_memory_plan_bytes{row="idle"} 10
+            feedtape_memory_plan_bytes{row="full"} 20
+            feedtape_memory_plan_bytes{row="large"} 30
         "##]].assert_eq(&pick(&classic));
     }
 
