@@ -321,7 +321,7 @@ impl FeedArgs {
             }
             Ok((url, _)) => {
                 options.target.url = url;
-                made(FeedPlan::Stream(Box::new(options)))
+                made(FeedPlan::Stream(Arc::new(options)))
             }
             Err(mistake) => {
                 mistakes.about("url", &mistake);

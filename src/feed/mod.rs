@@ -102,8 +102,8 @@ pub struct FeedOptions {
 /// A feed as it is wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedPlan {
-    /// Over a WebSocket.
-    Stream(Box<FeedOptions>),
+    /// Over a WebSocket; shared by all that run it or compare with it.
+    Stream(Arc<FeedOptions>),
     /// Polled by HTTP.
     Poll(Box<PollOptions>),
 }
@@ -138,7 +138,7 @@ impl FeedPlan {
 #[derive(Debug)]
 pub enum Task {
     /// Record what comes over a WebSocket.
-    Stream(Box<FeedOptions>),
+    Stream(Arc<FeedOptions>),
     /// Poll, and when something is heard too.
     Poll(Box<PollOptions>, Ear),
 }
@@ -151,7 +151,7 @@ pub enum Command {
     /// Close the segment now.
     Rotate,
     /// Go on with other options, on a new connection. Not for feeds that are polled.
-    Options(Box<FeedOptions>),
+    Options(Arc<FeedOptions>),
     /// Whom to tell what happens from now on.
     Listeners(Vec<Listener>),
 }
@@ -182,8 +182,8 @@ pub struct Job {
     pub task: Task,
     /// The way to servers.
     pub network: Arc<Network>,
-    /// The way to the tape.
-    pub lines: Lines,
+    /// The way to the tape: it changes hands often, and on stacks it would be copied each time.
+    pub lines: Box<Lines>,
     /// Its counters.
     pub stats: Arc<FeedStats>,
     inbox: Inbox,
@@ -192,27 +192,27 @@ pub struct Job {
 
 impl Job {
     /// Does it until the feed ends; then the way to the tape comes back.
-    pub fn run(self) -> (FeedEnd, Lines) {
+    pub fn run(self) -> (FeedEnd, Box<Lines>) {
         let Job { task, network, lines, stats, inbox, waker } = self;
         match task {
             Task::Stream(options) => {
-                FeedLoop::new(*options, network, lines, stats, inbox, waker).run()
+                FeedLoop::new(options, network, lines, stats, inbox, waker).run()
             }
             Task::Poll(options, ear) => {
-                PollLoop::new(*options, network, lines, stats, inbox, ear).run()
+                PollLoop::new(options, network, lines, stats, inbox, ear).run()
             }
         }
     }
 }
 
 /// What a feed's thread runs: [`Job::run`].
-pub type Work = fn(Job) -> (FeedEnd, Lines);
+pub type Work = fn(Job) -> (FeedEnd, Box<Lines>);
 
 /// A running feed.
 pub struct Feed {
     commands: Sender<Command>,
     waker: Waker,
-    thread: JoinHandle<Option<Lines>>,
+    thread: JoinHandle<Option<Box<Lines>>>,
 }
 
 impl Feed {
@@ -225,7 +225,7 @@ impl Feed {
         work: Work,
         task: Task,
         network: Arc<Network>,
-        lines: Lines,
+        lines: Box<Lines>,
         stats: Arc<FeedStats>,
         first: Option<Command>,
         on_end: impl FnOnce(FeedEnd) + Send + 'static,
@@ -266,7 +266,7 @@ impl Feed {
 
     /// Waits for the thread's end. Its end of the way to the tape comes back, for a feed that goes
     /// on where this one ended; `None` after a panic.
-    pub fn join(self) -> Option<Lines> {
+    pub fn join(self) -> Option<Box<Lines>> {
         self.thread.join().unwrap_or_default()
     }
 }

@@ -61,9 +61,9 @@ struct Figures {
 }
 
 pub(super) struct FeedLoop {
-    options: FeedOptions,
+    options: Arc<FeedOptions>,
     network: Arc<Network>,
-    lines: Lines,
+    lines: Box<Lines>,
     stats: Arc<FeedStats>,
     inbox: Inbox,
     waker: Waker,
@@ -90,13 +90,14 @@ pub(super) struct FeedLoop {
 }
 
 impl FeedLoop {
-    // On the heap, and made in a function of its own: on the stack it would take four pages, which
-    // hundreds of threads hold as long as they live.
+    // On the heap, and made in a function of its own, as are others below: what they put on the
+    // stack would lie under the upgrade, which goes deepest, and hundreds of threads hold what
+    // they have touched of their stacks as long as they live.
     #[inline(never)]
     pub(super) fn new(
-        options: FeedOptions,
+        options: Arc<FeedOptions>,
         network: Arc<Network>,
-        lines: Lines,
+        lines: Box<Lines>,
         stats: Arc<FeedStats>,
         inbox: Inbox,
         waker: Waker,
@@ -127,7 +128,7 @@ impl FeedLoop {
     }
 
     /// Returns why it ended, and the way to the tape for a feed that goes on with it.
-    pub(super) fn run(mut self: Box<FeedLoop>) -> (FeedEnd, Lines) {
+    pub(super) fn run(mut self: Box<FeedLoop>) -> (FeedEnd, Box<Lines>) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {
@@ -163,7 +164,7 @@ impl FeedLoop {
                 match command {
                     Command::Ask(ask) => self.step(Input::Asked(ask)),
                     Command::Rotate => self.lines.rotate(),
-                    Command::Options(options) => self.change_options(*options),
+                    Command::Options(options) => self.change_options(options),
                     Command::Listeners(listeners) => {
                         // Who begins to listen now has not heard that it is connected.
                         if self.session.is_live() {
@@ -197,7 +198,8 @@ impl FeedLoop {
     }
 
     /// Closes the connection and goes on with the new options.
-    fn change_options(&mut self, options: FeedOptions) {
+    #[inline(never)]
+    fn change_options(&mut self, options: Arc<FeedOptions>) {
         self.keys = options.keys.clone().map(Keys::new);
         self.session.set_rules(options.rules.clone(), fastrand::u64(..));
         self.lines.set_url(options.target.url.to_string());
@@ -430,6 +432,7 @@ impl FeedLoop {
         }
     }
 
+    #[inline(never)]
     fn connect(&mut self, by: Mono) -> Option<Input> {
         let now = mono_now();
         if let Some(rate) = self.options.connect_rate {
@@ -446,15 +449,7 @@ impl FeedLoop {
                 return Some(Input::Postponed { until });
             }
         }
-        self.conn += 1;
-        self.stats.last_conn.set(self.conn);
-        current::set_conn(self.conn);
-        self.figures = Figures { since: now, messages: 0, bytes: 0 };
-        let url = self.options.target.url.to_string();
-        let at = clock::wall_now();
-        let event = Event::Connecting { conn: self.conn, url: &url, at };
-        self.lines.event(EventStamp::Own(at), &event);
-        self.lines.hand_over();
+        self.begin_connection(now);
         self.stats.pulse.waits_until(Some(by));
         let limit = self.options.rules.connect_timeout;
         let FeedLoop { options, network, waker, inbox, .. } = self;
@@ -475,12 +470,26 @@ impl FeedLoop {
         }
     }
 
-    fn connected(&mut self, upgraded: Upgraded) {
+    #[inline(never)]
+    fn begin_connection(&mut self, now: Mono) {
+        self.conn += 1;
+        self.stats.last_conn.set(self.conn);
+        current::set_conn(self.conn);
+        self.figures = Figures { since: now, messages: 0, bytes: 0 };
+        let url = self.options.target.url.to_string();
+        let at = clock::wall_now();
+        let event = Event::Connecting { conn: self.conn, url: &url, at };
+        self.lines.event(EventStamp::Own(at), &event);
+        self.lines.hand_over();
+    }
+
+    #[inline(never)]
+    fn connected(&mut self, upgraded: Box<Upgraded>) {
         let peer = upgraded.peer.to_string();
         let status = upgraded.status;
         let way = upgraded.way.clone();
         let subprotocol = upgraded.subprotocol.clone();
-        let connection = Connection::new(upgraded);
+        let connection = Connection::new(*upgraded);
         let socket = connection.socket();
         let event = Event::Connected {
             conn: self.conn,
@@ -509,6 +518,7 @@ impl FeedLoop {
         }
     }
 
+    #[inline(never)]
     fn disconnect(&mut self, reason: &Reason) {
         let was_connected = self.connection.take().is_some();
         self.to_send.clear();

@@ -81,8 +81,9 @@ struct Moved {
 pub(super) fn connect(
     target: &Target,
     attempt: &mut Attempt<'_>,
-) -> Result<Upgraded, ConnectError> {
-    let mut target = target.clone();
+) -> Result<Box<Upgraded>, ConnectError> {
+    // On the heap: it lies below the deepest frames of the thread's stack.
+    let mut target = Box::new(target.clone());
     let mut way: Vec<String> = Vec::new();
     loop {
         let arrived = ask(&target, attempt).map_err(|error| match way.last() {
@@ -101,7 +102,7 @@ pub(super) fn connect(
                 return Err(ConnectError::at(Stage::Upgrade, cause));
             }
             Err(moved) => {
-                target = follow(target, &moved)?;
+                *target = follow(*target, &moved)?;
                 way.push(format!("redirected to {}", target.url));
             }
         }
@@ -112,7 +113,7 @@ pub(super) fn connect(
 fn ask(
     target: &Target,
     attempt: &mut Attempt<'_>,
-) -> Result<Result<Upgraded, Moved>, ConnectError> {
+) -> Result<Result<Box<Upgraded>, Moved>, ConnectError> {
     let mut attempt = attempt.by_way_of(&target.route);
     let (stream, peer) = attempt.open(target.endpoint())?;
     upgrade(target, &mut attempt, stream, peer)
@@ -132,6 +133,7 @@ impl Target {
 
 /// The target that the server sends us to. What we show of ourselves stays with the origin that
 /// it was meant for: another one gets neither credentials, headers nor the client's certificate.
+#[inline(never)]
 fn follow(mut target: Target, moved: &Moved) -> Result<Target, ConnectError> {
     let to = redirect::resolve(&target.url, &moved.location).map_err(|why| {
         let cause = format!("the server answered {}: it redirects {why}", moved.status);
@@ -146,12 +148,13 @@ fn follow(mut target: Target, moved: &Moved) -> Result<Target, ConnectError> {
     Ok(target)
 }
 
+#[inline(never)]
 fn upgrade(
     target: &Target,
     attempt: &mut Attempt<'_>,
     stream: Stream,
     peer: SocketAddr,
-) -> Result<Result<Upgraded, Moved>, ConnectError> {
+) -> Result<Result<Box<Upgraded>, Moved>, ConnectError> {
     let failed = |error: &dyn std::fmt::Display| ConnectError::at(Stage::Upgrade, error);
     let request = request(target).map_err(|error| failed(&error))?;
     let mut result = client_with_config(request, stream, Some(config(target.max_message)));
@@ -161,7 +164,8 @@ fn upgrade(
                 let subprotocol = header(&response, "sec-websocket-protocol");
                 let status = response.status().as_u16();
                 let way = String::new();
-                return Ok(Ok(Upgraded { socket, peer, status, subprotocol, way }));
+                let upgraded = Upgraded { socket, peer, status, subprotocol, way };
+                return Ok(Ok(Box::new(upgraded)));
             }
             Err(UpgradeError::Interrupted(mid)) => {
                 let socket = mid.get_ref().get_ref().socket();
@@ -195,6 +199,7 @@ fn config(max_message: usize) -> WebSocketConfig {
         .max_frame_size(Some(max_message))
 }
 
+#[inline(never)]
 fn request(target: &Target) -> Result<Request, http::Error> {
     use base64::Engine as _;
     let url = &target.url;

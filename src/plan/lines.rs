@@ -22,8 +22,8 @@ use crate::writer;
 use crate::writer::segment;
 
 /// What a thread's stack has touched of it: with 256 idle feeds the kernel's figure for all stacks
-/// was 43 KiB each, TLS or not; the handshake or the first header goes deepest.
-const FEED_STACK_TOUCHED: u64 = 44 << 10;
+/// was 25 KiB each, TLS or not; the upgrade's answer or the handshake goes deepest.
+const FEED_STACK_TOUCHED: u64 = 28 << 10;
 /// The same of the other threads: 8 KiB for a resolver that was not asked, 16 KiB for the writer.
 const THREAD_STACK_TOUCHED: u64 = 12 << 10;
 /// Beside its stack each thread reserves a guard page, and a signal stack with its own.
@@ -38,9 +38,8 @@ const CA_STORE_BYTES: u64 = 2200 << 10;
 /// wss feed from 1 to 256, less that of a ws feed.
 const TLS_CONNECTION_BYTES: u64 = 42 << 10;
 /// A feed's own state beside its buffers: options, session, counters, the last events, names of
-/// its segment; growth of the heap per connected ws feed from 1 to 256 (43 KiB), less the buffers
-/// below.
-const FEED_STATE_BYTES: u64 = 12 << 10;
+/// its segment; growth of the heap per connected ws feed from 1 to 256, less the buffers below.
+const FEED_STATE_BYTES: u64 = 8 << 10;
 /// A key that is watched: its text and its place in a table.
 const KEY_BYTES: u64 = 160;
 /// A poll's decoder for gzip, its agent and its headers.

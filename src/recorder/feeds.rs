@@ -135,7 +135,7 @@ impl Feeds {
 
     fn add_slot(&mut self, plan: FeedPlan, view: FeedView, start: &recovery::Start) {
         let lines = self.lines(self.slots.len(), &view, start.last_ts);
-        let state = State::Ended { lines: Box::new(lines), end: FeedEnd::Stopped };
+        let state = State::Ended { lines, end: FeedEnd::Stopped };
         let restarts = Backoff::new(RESTART_MIN, RESTART_MAX, fastrand::u64(..));
         view.stats.number.set(self.slots.len() as u64 + 1);
         view.stats.wanted.raise();
@@ -153,10 +153,10 @@ impl Feeds {
         });
     }
 
-    fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Lines {
+    fn lines(&self, id: FeedId, view: &FeedView, last_ts: Option<u64>) -> Box<Lines> {
         let Workshop { pool, parcels, stats, rotation, first_id, .. } = &self.shop;
         let (pool, parcels) = (pool.clone(), parcels.clone());
-        Lines::new(
+        Box::new(Lines::new(
             first_id + id,
             pool,
             parcels,
@@ -164,7 +164,7 @@ impl Feeds {
             stats.clone(),
             *rotation,
             last_ts,
-        )
+        ))
     }
 
     /// Starts the thread of a wanted feed that has none.
@@ -177,7 +177,7 @@ impl Feeds {
         ) {
             State::Ended { mut lines, .. } => {
                 lines.resume();
-                *lines
+                lines
             }
             State::Failed { hole, .. } => {
                 let mut lines = self.lines(id, &self.slots[id].view, None);
@@ -379,7 +379,7 @@ impl Feeds {
         let name = &slot.view.name;
         match feed.join() {
             Some(lines) => {
-                slot.state = State::Ended { lines: Box::new(lines), end };
+                slot.state = State::Ended { lines, end };
                 slot.restarts.reset();
                 slot.failures.over();
                 slot.view.stats.phase.set(match end {

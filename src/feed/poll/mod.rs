@@ -98,12 +98,12 @@ pub struct PollOptions {
 const STEADY_AFTER: Duration = Duration::from_secs(30);
 
 pub(super) struct PollLoop {
-    options: PollOptions,
+    options: Box<PollOptions>,
     network: Arc<Network>,
     link: Arc<Link>,
     ear: Ear,
     client: Client,
-    lines: Lines,
+    lines: Box<Lines>,
     stats: Arc<FeedStats>,
     schedule: Schedule,
     /// Actions still to be done, in order.
@@ -119,17 +119,19 @@ pub(super) struct PollLoop {
 }
 
 impl PollLoop {
+    // On the heap, as a feed's loop is.
+    #[inline(never)]
     pub(super) fn new(
-        options: PollOptions,
+        options: Box<PollOptions>,
         network: Arc<Network>,
-        lines: Lines,
+        lines: Box<Lines>,
         stats: Arc<FeedStats>,
         inbox: Inbox,
         ear: Ear,
-    ) -> PollLoop {
+    ) -> Box<PollLoop> {
         let waker = ear.waker.clone();
         let link = Arc::new(Link::new(network.clone(), options.route.clone(), waker, inbox));
-        PollLoop {
+        Box::new(PollLoop {
             client: Client::new(link.clone(), options.timing.every),
             schedule: Schedule::new(options.timing.clone(), fastrand::u64(..), now()),
             options,
@@ -143,11 +145,11 @@ impl PollLoop {
             connections_counted: 0,
             permit: None,
             failures: Folding::new(1),
-        }
+        })
     }
 
     /// Returns why it ended, and the way to the tape for a feed that goes on with it.
-    pub(super) fn run(mut self) -> (FeedEnd, Lines) {
+    pub(super) fn run(mut self: Box<PollLoop>) -> (FeedEnd, Box<Lines>) {
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())) {
                 Ok(Ok(end)) => {

@@ -105,7 +105,7 @@ fn record(job: &mut Job, text: &str) {
 }
 
 /// Panics with a line half handed over, and does its work when it is started again.
-fn panics_once(mut job: Job) -> (FeedEnd, Lines) {
+fn panics_once(mut job: Job) -> (FeedEnd, Box<Lines>) {
     if job.stats.last_conn.get() == 0 {
         job.stats.last_conn.set(1);
         job.stats.live.set(1);
@@ -119,7 +119,7 @@ fn panics_once(mut job: Job) -> (FeedEnd, Lines) {
     (FeedEnd::Complete, job.lines)
 }
 
-fn panics(_: Job) -> (FeedEnd, Lines) {
+fn panics(_: Job) -> (FeedEnd, Box<Lines>) {
     panic!("a test wants it so");
 }
 

@@ -90,6 +90,7 @@ fn try_feed(plan: FeedPlan, network: &Arc<Network>, rotation: Rotation, wait: Du
     let stats = Arc::<FeedStats>::default();
     let is_poll = matches!(plan, FeedPlan::Poll(_));
     let lines = Lines::new(0, pool.clone(), parcels, stats.clone(), Arc::default(), rotation, None);
+    let lines = Box::new(lines);
     let (end, ended) = bounded(1);
     let trial = Trial { is_poll, stats: stats.clone(), begun: mono_now() };
     let started = task(plan).and_then(|task| {
@@ -112,7 +113,7 @@ fn try_feed(plan: FeedPlan, network: &Arc<Network>, rotation: Rotation, wait: Du
 fn task(plan: FeedPlan) -> io::Result<Task> {
     Ok(match plan {
         FeedPlan::Stream(mut options) => {
-            options.messages_max = None;
+            Arc::make_mut(&mut options).messages_max = None;
             Task::Stream(options)
         }
         FeedPlan::Poll(mut options) => {
