@@ -160,7 +160,8 @@ fn push_feeds(lines: &mut Lines, needs: &Needs, host: &Host) {
     lines.push("TLS: CA store, context", needs.connectors as u64, CA_STORE_BYTES);
     lines.push("TLS: connection", needs.tls() as u64, TLS_CONNECTION_BYTES);
     lines.push("TLS: read-ahead", needs.tls() as u64, READ_AHEAD_BYTES as u64);
-    lines.push("segment: write buffer", needs.tapes() as u64, segment::SEGMENT_BUFFER_BYTES as u64);
+    let buffered = needs.tapes().min(writer::BUFFERED_MAX + 1);
+    lines.push("segment: write buffer", buffered as u64, segment::SEGMENT_BUFFER_BYTES as u64);
 }
 
 /// What is in flight, and what the sealer has in hand.

@@ -33,6 +33,9 @@ pub(crate) const STACK_BYTES: usize = 128 << 10;
 /// After a round with something to write the writer rests so long, so that blocks gather instead
 /// of waking it one by one. Half of what receive-to-file may take at p99.
 const NAP: Duration = Duration::from_micros(500);
+/// So many segments have something in their buffers at once; then all are flushed. At the start all
+/// feeds want to write in the same moment.
+pub(crate) const BUFFERED_MAX: usize = 16;
 /// Idle segments and free space are looked at this often.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(500);
 /// A segment whose time is over is closed once nothing came for so long.
@@ -133,7 +136,7 @@ impl Writer {
             storage,
             open: tapes.iter().map(|_| None).collect(),
             unended: tapes.iter().map(|_| None).collect(),
-            dirty: Vec::with_capacity(tapes.len()),
+            dirty: Vec::with_capacity(BUFFERED_MAX),
             lost: vec![(0, 0); tapes.len()],
             tapes,
             host: clock::host_name(),
@@ -191,7 +194,8 @@ impl Writer {
             self.handle(parcel);
             let now = mono_now();
             self.stats.writer.waits_until(Some(now));
-            if self.flush_by.is_some_and(|by| now >= by) {
+            let is_due = self.flush_by.is_some_and(|by| now >= by);
+            if is_due || self.dirty.len() >= BUFFERED_MAX {
                 self.flush_all();
                 self.flush_by = Some(now.after(self.options.flush_every));
             }
