@@ -22,6 +22,7 @@ mod rules;
 mod run;
 pub mod session;
 pub mod socket;
+mod stack;
 mod stall;
 pub mod text;
 pub mod tls;

@@ -22,6 +22,7 @@ use super::keys::Keys;
 use super::lines::{EventStamp, Full, Lines};
 use super::listen::Trigger;
 use super::session::{Action, Ask, Input, Reason, Session};
+use super::stack;
 use super::stall::{STOP_STALL_MAX, Stall};
 use super::transport::{Attempt, ConnectError, Network};
 use super::upgrade::{self, Upgraded};
@@ -508,6 +509,7 @@ impl FeedLoop {
         self.stats.connected_at.set(now.0);
         let took = now.since(self.figures.since).as_millis();
         self.log_connected(now, format_args!("connected to {peer} in {took} ms{way}"));
+        stack::release_deep_end();
     }
 
     fn count_wire_bytes(&mut self) {
