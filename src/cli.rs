@@ -244,6 +244,7 @@ fn record(
     for feed in &options.feeds {
         log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
     }
+    recorder::release_program_pages();
     let explain = Explain { sentences: Some(mem::own_sentences), plan: Some(planned) };
     let recorder = Recorder::start_explained(options, explain)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());
