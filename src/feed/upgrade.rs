@@ -29,7 +29,7 @@ pub(crate) const WRITE_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// of it at each read: large enough to bring many messages at once, small enough for many feeds.
 /// It grows for a larger message, and [`super::connection::Connection::done_with`] has it made
 /// anew afterwards.
-pub(crate) const READ_BUFFER_BYTES: usize = 16 << 10;
+pub(crate) const READ_BUFFER_BYTES: usize = 8 << 10;
 /// So many redirects are followed on the way to one connection.
 const REDIRECTS_MAX: usize = 5;
 /// A longer Retry-After is taken for a mistake.
