@@ -2,7 +2,7 @@
 
 The recorder is alone in a cgroup with a hard limit, and its folder is a file system in memory: what
 it records counts as its own memory, can't be reclaimed without swap, and so reaches the limit after
-a while. Each run is started on the folder that the one before left behind. That it was the OOM
+a while. The limit is lowered once all feeds are connected: below its plan it would not start. Each run is started on the folder that the one before left behind. That it was the OOM
 killer each time is read from the cgroup's own count. At the end all that the server published is
 compared with what is on the tapes.
 """
@@ -13,15 +13,15 @@ import signal
 import time
 
 from cgroup import Cgroup
-from common import Failure, Recorder, need_tools
+from common import Failure, Recorder, need_tools, wait_until
 from kill import last_run, progress, report
 from server import Server
 
-# What it takes to start and to connect, with a debug build's room; beyond it a run may record
-# between the two bounds, chosen at random.
-BASE_BYTES = 10 << 20
+START_BYTES = 128 << 20
+# Beyond what it takes once all are connected a run may record so much, chosen at random.
 ROOM_BYTES = (256 << 10, 6 << 20)
 DISK = "900m"
+CONNECT_S_MAX = 30
 RUN_S_MAX = 180
 POLL_S = 0.002
 
@@ -63,12 +63,14 @@ def kill_all(args, places, server, recorder, rng):
         server.run = turn
         group = Cgroup(f"feedtape-crash-{os.getpid()}-{turn}")
         places.defer(group.remove)
-        limit = BASE_BYTES + rng.randint(*ROOM_BYTES)
-        group.limit(limit)
+        group.limit(START_BYTES)
         recorder.prefix = group.prefix()
         size = rng.choice(["64KiB", "256KiB", "1MiB"])
         form = rng.choice(["zstd", "none", "none"])
         recorder.start("--rotate-bytes", size, "--compress", form, "--min-free", "0")
+        wait_until("all feeds are connected", server.all_connected, CONNECT_S_MAX)
+        limit = group.usage() + rng.randint(*ROOM_BYTES)
+        group.limit(limit)
         peak = 0
         begun = time.monotonic()
         while not group.oom_kills():

@@ -146,8 +146,8 @@ class Server:
         return sum(feed.next for feed in self.feeds)
 
     def all_connected(self):
-        """Whether somebody listens to each feed."""
-        return all(feed.socket is not None for feed in self.feeds)
+        """Whether somebody of this run listens to each feed."""
+        return all(feed.socket is not None and feed.run == self.run for feed in self.feeds)
 
     def _guard(self, target, *args):
         try:
