@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::file::read_text;
 use super::mistakes::Mistakes;
-use super::{KeepArgs, RecorderOptions};
+use super::{KeepArgs, Purpose, RecorderOptions};
 use crate::admin::AdminOptions;
 use crate::admin::listen::Address;
 use crate::feed::OnStall;
@@ -148,8 +148,8 @@ pub(super) struct Common<'c> {
 
 impl RecorderArgs {
     /// Checks all but the feeds, which are none yet.
-    pub(super) fn check(&self, mistakes: &mut Mistakes) -> RecorderOptions {
-        if self.out.is_none() {
+    pub(super) fn check(&self, purpose: Purpose, mistakes: &mut Mistakes) -> RecorderOptions {
+        if self.out.is_none() && purpose == Purpose::Record {
             mistakes.about("--out", "is missing: the folder for the tapes");
         }
         RecorderOptions {

@@ -98,9 +98,7 @@ fn mistakes_are_those_of_record() {
     let file = File::new("rotate-every = \"7h\"\n[feed.a]\nurl = \"ws://h/\"\nsubscrbe = 'x'\n");
     let (code, printed, said) = file.check(&["--connect"]);
     assert_eq!((code, printed.as_str()), (Some(2), ""));
-    for words in
-        ["out: is missing", "7h", "feeds.toml:4", "did you mean 'subscribe'?", "help check"]
-    {
+    for words in ["7h", "feeds.toml:4", "did you mean 'subscribe'?", "help check"] {
         assert!(said.contains(words), "'{words}' is not in: {said}");
     }
     let (code, _, said) = words(output(&["check", "x=tcp://h/"]));

@@ -135,17 +135,6 @@ fn options() -> Vec<String> {
     names.map(|(_, rest)| name(rest)).filter(|name| !others.contains(&name.as_str())).collect()
 }
 
-#[test]
-fn the_example_config_is_right_as_it_is() {
-    let run = Run::new().feeds_file(EXAMPLE);
-    let file = run.path("feeds.toml");
-    let output =
-        super::program::output(&["check", "--config", file.to_str().unwrap(), "--out", "x"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
-}
-
 /// Every option is in it, and right where it is switched on.
 #[test]
 fn the_example_config_has_all_options() {
