@@ -1,7 +1,10 @@
 //! What ships beside the program: the example of a feeds file, the Dockerfile, the alerts. What
 //! they tell users to type works, and the figures in them are those that the program gives.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::program::program;
 
@@ -29,4 +32,21 @@ fn the_example_is_checked_and_planned_without_a_folder() {
     assert!(listed.starts_with("trades: websocket wss://"), "{listed}");
     assert_eq!(listed.lines().count(), 1, "{listed}");
     assert!(of_the_example(&["plan"]).contains("MemoryMax="));
+}
+
+/// The Dockerfile said 64m, with which the recorder refuses to start, and the README 96m.
+#[test]
+fn a_container_gets_the_memory_that_the_plan_asks_for() {
+    let plan: Value = serde_json::from_str(&of_the_example(&["plan", "--json"])).unwrap();
+    let needed = plan["memory_max"].as_u64().unwrap().div_ceil(1 << 20);
+    for path in ["README.md", "scripts/package.d/Dockerfile"] {
+        let text = fs::read_to_string(shipped(path)).unwrap();
+        let given: Vec<u64> = ["--memory ", "--memory-swap "]
+            .iter()
+            .flat_map(|option| text.split(option).skip(1))
+            .filter_map(|rest| rest.split_once('m')?.0.parse().ok())
+            .collect();
+        assert_eq!(given, [128, 128], "{path}: one figure everywhere");
+        assert!((needed..2 * needed).contains(&given[0]), "{path}: {needed}m are needed");
+    }
 }
