@@ -50,3 +50,18 @@ fn a_container_gets_the_memory_that_the_plan_asks_for() {
         assert!((needed..2 * needed).contains(&given[0]), "{path}: {needed}m are needed");
     }
 }
+
+/// The README comes with the package, and links files of the source tree: those that are of use
+/// to who has the package only must be in it, too.
+#[test]
+fn what_the_readme_links_is_in_the_package() {
+    let manifest = fs::read_to_string(shipped("Cargo.toml")).unwrap();
+    let readme = fs::read_to_string(shipped("README.md")).unwrap();
+    let links = readme.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    let files: Vec<&str> = links.filter(|link| shipped(link).is_file()).collect();
+    assert!(files.contains(&"scripts/prometheus.d/feedtape.rules.yml"), "{files:?}");
+    for file in files.iter().filter(|file| **file != "LICENSE") {
+        let asset = format!("[\"{file}\", \"usr/share/doc/feedtape/");
+        assert!(manifest.contains(&asset), "{file} is not among the assets");
+    }
+}
