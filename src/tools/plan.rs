@@ -15,6 +15,9 @@ use crate::plan::space::{Load, Space};
 use crate::plan::{Budget, Line, Needs};
 use crate::units::{Rate, format_size, parse_size};
 
+/// Messages of one feed in `--rate`, at most: ten times what one thread can take in, in a second.
+const MESSAGES_MAX: u32 = 10_000_000;
+
 /// What was typed after `feedtape plan`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PlanArgs {
@@ -22,7 +25,7 @@ pub struct PlanArgs {
     #[arg(
         long,
         value_name = "RATE",
-        value_parser = Rate::parse,
+        value_parser = parse_rate,
         default_value = "20/s",
         help_heading = "Planning"
     )]
@@ -59,6 +62,10 @@ pub struct PlanArgs {
     /// What `record` would be given.
     #[command(flatten)]
     pub record: RecordArgs,
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    Rate::parse_up_to(MESSAGES_MAX, text)
 }
 
 fn parse_ratio(text: &str) -> Result<f64, String> {
@@ -230,4 +237,31 @@ fn sentences(text: &mut String, plan: &Plan, load: &Load) {
         format_size(disk.sealed_bytes),
         disk.ratio
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        plan: PlanArgs,
+    }
+
+    /// It had the bound of connection budgets, 10,000, which one busy feed is above.
+    #[test]
+    fn rates_of_messages_have_a_bound_of_their_own() {
+        let parse = |rate| {
+            let words = ["plan", "ws://h/", "--rate", rate];
+            <Typed as clap::Parser>::try_parse_from(words).map(|typed| typed.plan.rate.count)
+        };
+        for (rate, count) in [("50000/s", 50_000), ("10000000/s", 10_000_000), ("1/h", 1)] {
+            assert_eq!(parse(rate).ok(), Some(count), "{rate}");
+        }
+        for wrong in ["10000001/s", "0/s", "5/0s"] {
+            let error = parse(wrong).unwrap_err().to_string();
+            assert!(error.contains("write 1..10000000 and a span"), "{error}");
+        }
+    }
 }
