@@ -252,8 +252,12 @@ impl RecorderArgs {
 
     fn check_admin(&self, mistakes: &mut Mistakes) -> Option<AdminOptions> {
         let Some(text) = &self.admin else {
+            const ALONE: &str = "is for --admin, which is not given";
             if self.admin_token_file.is_some() {
-                mistakes.about("--admin-token-file", "is for --admin, which is not given");
+                mistakes.about("--admin-token-file", ALONE);
+            }
+            if self.admin_allow_remote {
+                mistakes.about("--admin-allow-remote", ALONE);
             }
             return None;
         };

@@ -156,7 +156,8 @@ fn the_example_config_has_all_options() {
     let run = Run::new();
     let token = run.path("admin-token");
     std::fs::write(&token, "0123456789abcdef").unwrap();
-    let text = together.join("\n").replace("/etc/feedtape/admin-token", token.to_str().unwrap());
+    let proposed = "/run/credentials/feedtape.service/admin-token";
+    let text = together.join("\n").replace(proposed, token.to_str().unwrap());
     let run = run.feeds_file(&text);
     std::fs::write(run.path("subscriptions.txt"), "one\ntwo\n").unwrap();
     std::fs::write(run.path("venue-token"), "s3cret\n").unwrap();
