@@ -107,6 +107,14 @@ fn mistakes_are_those_of_record() {
     assert!(code == Some(2) && said.contains("from 100ms to 1h"), "{said}");
 }
 
+/// A pool that has no room within --memory was found by the start only.
+#[test]
+fn memory_that_is_too_little_is_a_mistake() {
+    let (code, printed, said) = words(output(&["check", "ws://h/", "--memory", "2MiB"]));
+    assert_eq!((code, printed.as_str()), (Some(2), ""), "{said}");
+    assert!(said.contains("--memory '2MiB': is too little for 1 feed: give --memory "), "{said}");
+}
+
 /// What is typed after `record` can be checked too, and needs no folder.
 #[test]
 fn typed_feeds() {
