@@ -81,6 +81,16 @@ impl PlanArgs {
     pub fn check(&self) -> Result<RecorderOptions, Vec<String>> {
         self.record.check_without_out()
     }
+
+    /// What is assumed to come in.
+    fn load(&self) -> Load {
+        Load {
+            rate: self.rate,
+            message_bytes: self.message_bytes,
+            body_bytes: self.body_bytes,
+            ratio: self.ratio,
+        }
+    }
 }
 
 /// All that is printed.
@@ -111,12 +121,7 @@ pub fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let needs = Needs::of(options);
-    let load = Load {
-        rate: args.rate,
-        message_bytes: args.message_bytes,
-        body_bytes: args.body_bytes,
-        ratio: args.ratio,
-    };
+    let load = args.load();
     let confines = Confines::own();
     let plan = Plan {
         feeds: needs.feeds(),
@@ -249,19 +254,28 @@ mod tests {
         plan: PlanArgs,
     }
 
+    fn parse(option: &str, value: &str) -> Result<PlanArgs, clap::Error> {
+        let words = ["plan", "ws://h/", option, value];
+        <Typed as clap::Parser>::try_parse_from(words).map(|typed| typed.plan)
+    }
+
     /// It had the bound of connection budgets, 10,000, which one busy feed is above.
     #[test]
     fn rates_of_messages_have_a_bound_of_their_own() {
-        let parse = |rate| {
-            let words = ["plan", "ws://h/", "--rate", rate];
-            <Typed as clap::Parser>::try_parse_from(words).map(|typed| typed.plan.rate.count)
-        };
         for (rate, count) in [("50000/s", 50_000), ("10000000/s", 10_000_000), ("1/h", 1)] {
-            assert_eq!(parse(rate).ok(), Some(count), "{rate}");
+            assert_eq!(parse("--rate", rate).unwrap().rate.count, count, "{rate}");
         }
         for wrong in ["10000001/s", "0/s", "5/0s"] {
-            let error = parse(wrong).unwrap_err().to_string();
+            let error = parse("--rate", wrong).unwrap_err().to_string();
             assert!(error.contains("write 1..10000000 and a span"), "{error}");
         }
+    }
+
+    /// With what a line has beside the message, the largest sizes overflowed.
+    #[test]
+    fn any_size_of_a_message_can_be_planned_for() {
+        let args = parse("--message-bytes", &u64::MAX.to_string()).unwrap();
+        let space = Space::per_day(&args.check().unwrap(), &args.load());
+        assert_eq!(space.raw_bytes, u64::MAX, "as much as can be said");
     }
 }
