@@ -146,8 +146,8 @@ pub fn main() -> ExitCode {
             Ok(keep) => prune::run(args, keep, &mut io::stdout().lock()),
             Err(mistakes) => return usage("prune", &mistakes),
         },
-        Command::Check(args) => match args.check() {
-            Ok(options) => check::run(args, options, &mut io::stdout().lock()),
+        Command::Check(args) => match args.check().and_then(confine) {
+            Ok((options, _)) => check::run(args, options, &mut io::stdout().lock()),
             Err(mistakes) => return usage("check", &mistakes),
         },
         Command::Plan(args) => match args.check().and_then(settle) {

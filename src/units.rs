@@ -125,15 +125,21 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Reads `300/5m`, or `1/s`.
+    /// Reads `300/5m`, or `1/s`, of no more than [`RATE_COUNT_MAX`].
     ///
     /// # Errors
     /// A sentence that says what would be right.
     pub fn parse(text: &str) -> Result<Rate, String> {
+        Rate::parse_up_to(RATE_COUNT_MAX, text)
+    }
+
+    /// As [`Rate::parse`], of no more than `count_max`.
+    ///
+    /// # Errors
+    /// A sentence that says what would be right.
+    pub fn parse_up_to(count_max: u32, text: &str) -> Result<Rate, String> {
         let wrong = || {
-            format!(
-                "'{text}' is not a rate; write 1..{RATE_COUNT_MAX} and a span, as in 300/5m or 3/s"
-            )
+            format!("'{text}' is not a rate; write 1..{count_max} and a span, as in 300/5m or 3/s")
         };
         let (count, window) = text.split_once('/').ok_or_else(wrong)?;
         let count: u32 = count.trim().parse().map_err(|_| wrong())?;
@@ -143,7 +149,7 @@ impl Rate {
             false => parse_span(&format!("1{window}")),
         };
         let window = window.map_err(|_| wrong())?;
-        let in_bounds = (1..=RATE_COUNT_MAX).contains(&count) && !window.is_zero();
+        let in_bounds = (1..=count_max).contains(&count) && !window.is_zero();
         in_bounds.then_some(Rate { count, window }).ok_or_else(wrong)
     }
 

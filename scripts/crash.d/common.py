@@ -23,7 +23,7 @@ PACKAGES = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "ionice": "util-linux",
-    "strip": "binutils",
+    "dpkg-deb": "dpkg",
     "ip": "iproute2",
 }
 

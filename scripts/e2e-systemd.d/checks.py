@@ -1,16 +1,21 @@
 """What is checked of feedtape under systemd, in the order in which an operator would meet it."""
 
 import json
+import re
 import subprocess
 import time
 
-from common import ROOT, Failure, wait_until
+from common import Failure, run, wait_until
 from machine import Machine
 
 SECRET = "s3cret-of-the-venue"
+TOKEN = "s3cret-token-of-the-endpoint"
 STATE = "/var/lib/private/feedtape"
 UNIT = "feedtape.service"
 WRITTEN = "/run/e2e/written"
+FEEDS_FILE = "/etc/feedtape/feeds.toml"
+# As the unit has it.
+MEMORY_MAX = 256 << 20
 EXPOSURE_MAX = 1.5
 # The unit's is 30 s; the checks have no time for that.
 WATCHDOG_S = 3
@@ -24,6 +29,8 @@ DynamicUser=yes
 FEEDS = """\
 fsync = "200ms"
 rotate-bytes = "4MiB"
+admin = "unix:/run/feedtape/admin.sock"
+admin-token-file = "/run/credentials/feedtape.service/admin-token"
 
 [defaults]
 backoff-max = "2s"
@@ -35,6 +42,10 @@ url = "ws://127.0.0.1:9001/trades?symbols=btcusdt"
 [feed.dead]
 url = "ws://127.0.0.1:9/?key=${{cred:venue-token}}"
 {more}"""
+TWO = """\
+[feed.trades]
+url = "ws://127.0.0.1:9001/trades"
+"""
 BOOK = """
 [feed.book]
 url = "ws://127.0.0.1:9001/book?symbols=btcusdt"
@@ -42,6 +53,7 @@ url = "ws://127.0.0.1:9001/book?symbols=btcusdt"
 DROP_IN = f"""\
 [Service]
 LoadCredential=venue-token:/etc/feedtape/venue-token
+LoadCredential=admin-token:/etc/feedtape/admin-token
 WatchdogSec={WATCHDOG_S}
 """
 
@@ -55,29 +67,46 @@ def expect(holds, what):
 class Checks:
     """One machine, from its boot on."""
 
-    def __init__(self, places, program):
+    def __init__(self, places, package):
         self.places = places
-        self.program = program
+        self.package = package
         self.machine = Machine(places)
+        # The unit's properties right after the package was installed.
+        self.fresh = []
 
     def prepare(self):
-        """All that a package would install, and what an operator adds."""
+        """What an operator does: installs the package, and says what to record."""
         machine = self.machine
-        stripped = self.places.folder / "feedtape"
-        subprocess.run(["strip", "-o", stripped, self.program], check=True)
-        machine.put("/usr/local/bin/feedtape", stripped.read_bytes(), 0o755)
-        for name in (UNIT, "feedtape@.service"):
-            machine.put(f"/etc/systemd/system/{name}", (ROOT / "systemd" / name).read_bytes())
+        machine.put("/root/feedtape.deb", self.package.read_bytes())
+        machine.put("/root/newer.deb", self.newer_revision().read_bytes())
         machine.put(f"/etc/systemd/system/{UNIT}.d/e2e.conf", DROP_IN)
         machine.put("/etc/systemd/system/venue.service", VENUE.format(rate=200))
         machine.put("/etc/systemd/system/flood.service",
                     VENUE.format(rate=0).replace("9001", "9002"))
-        machine.put("/etc/feedtape/feeds.toml", FEEDS.format(more=""))
         machine.put("/etc/feedtape/venue-token", SECRET + "\n", 0o600)
+        machine.put("/etc/feedtape/admin-token", TOKEN + "\n", 0o600)
         machine.start()
+        machine.run("dpkg", "-i", "/root/feedtape.deb")
+        self.fresh = machine.show(UNIT, "LoadState", "ActiveState", "UnitFileState", "FragmentPath")
+        machine.write(FEEDS_FILE, FEEDS.format(more=""))
         machine.run("systemctl", "start", "venue", "flood")
 
+    def newer_revision(self):
+        """The same package with a higher number."""
+        tree, newer = self.places.folder / "newer", self.places.folder / "newer.deb"
+        run("dpkg-deb", "-R", self.package, tree)
+        control = tree / "DEBIAN" / "control"
+        text, count = re.subn(r"(?m)^(Version: .*)$", r"\1.e2e", control.read_text())
+        expect(count == 1, f"'{self.package}' has no version")
+        control.write_text(text)
+        run("dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, newer)
+        return newer
+
     # --- Helpers -----------------------------------------------------------------------------
+
+    def version(self):
+        """Of the installed package."""
+        return self.machine.run("dpkg-query", "-W", "-f", "${Version}", "feedtape").stdout
 
     def main_pid(self):
         return int(self.machine.show(UNIT, "MainPID")[0])
@@ -111,10 +140,24 @@ class Checks:
             return shown == [str(count), "active", "running"]
         wait_until(f"restart {count}", is_back, 60)
 
-    def gaps(self, feed, reason):
-        return self.tape(feed).count(f'!{{"event":"gap","reason":"{reason}"')
+    def gaps(self, feed, reason, state=STATE):
+        return len(self.holes(feed, reason, state))
+
+    def holes(self, feed, reason, state=STATE):
+        """The gaps of a reason: how long each is, in seconds."""
+        begin = f'!{{"event":"gap","reason":"{reason}"'
+        lines = [line[19:] for line in self.tape(feed, state).splitlines()]
+        gaps = [json.loads(line[1:]) for line in lines if line.startswith(begin)]
+        return [(gap["to_ts"] - gap["from_ts"]) / 1e9 for gap in gaps]
 
     # --- Checks ------------------------------------------------------------------------------
+
+    def check_package(self):
+        """dpkg installs it under a running systemd, and enables and starts nothing"""
+        place = f"/lib/systemd/system/{UNIT}"
+        expect(self.fresh[:3] == ["loaded", "inactive", "disabled"], str(self.fresh))
+        expect(self.fresh[3] in (place, f"/usr{place}"), str(self.fresh))
+        return f"{self.version()}, {self.fresh[3]}"
 
     def check_exposure(self):
         """systemd-analyze finds the units in order, and the exposure small"""
@@ -138,7 +181,17 @@ class Checks:
         expect((active, sub) == ("active", "running"), f"{active} {sub}")
         expect(status.startswith("1 of 2 feeds live (not: dead), "), status)
         self.records("trades")
+        program = self.machine.run("readlink", f"/proc/{self.main_pid()}/exe").stdout.strip()
+        expect(program == "/usr/bin/feedtape", f"it runs '{program}', not the package's")
         return f"after {took:.1f} s: {self.status()}"
+
+    def check_endpoint(self):
+        """the endpoint has its token from a file that only root can read"""
+        ctl = ("feedtape", "ctl", "status")
+        done = self.machine.run(*ctl, "--token-file", "/etc/feedtape/admin-token", check=False)
+        expect(done.returncode == 0, f"{done.stdout}{done.stderr}")
+        done = self.machine.run(*ctl, check=False)
+        expect(done.returncode == 1 and "token" in done.stderr, f"{done.stdout}{done.stderr}")
 
     def check_journal(self):
         """priorities and fields in the journal"""
@@ -229,7 +282,7 @@ class Checks:
         }
         for name, content in places.items():
             expect(content, f"nothing read of the {name}")
-            expect(SECRET not in content, f"in the {name}")
+            expect(SECRET not in content and TOKEN not in content, f"in the {name}")
         expect("key=***" in places["tapes"], "the URL of dead on its tape")
         for path in (f"/proc/{pid}/environ", f"/proc/{pid}/mem",
                      "/run/credentials/feedtape.service/venue-token"):
@@ -239,16 +292,16 @@ class Checks:
     def check_reload(self):
         """reload: a feed more, and the others don't notice; a file with mistakes changes nothing"""
         pid = self.main_pid()
-        self.machine.write("/etc/feedtape/feeds.toml", FEEDS.format(more=BOOK))
+        self.machine.write(FEEDS_FILE, FEEDS.format(more=BOOK))
         self.machine.run("systemctl", "reload", UNIT)
         wait_until("book is live", lambda: "2 of 3 feeds live" in self.status(), 20)
         self.records("book")
         told = "reloaded: 1 feeds added, 0 removed, 0 changed, 2 as they were"
         expect(self.said(told, "-u", UNIT), "the log tells it")
-        self.machine.write("/etc/feedtape/feeds.toml", FEEDS.format(more="[feed.x]\nurl = 1\n"))
+        self.machine.write(FEEDS_FILE, FEEDS.format(more="[feed.x]\nurl = 1\n"))
         self.machine.run("systemctl", "reload", UNIT, check=False)
         wait_until("the mistake is told", lambda: self.said("not reloaded", "-p", "err"), 20)
-        self.machine.write("/etc/feedtape/feeds.toml", FEEDS.format(more=BOOK))
+        self.machine.write(FEEDS_FILE, FEEDS.format(more=BOOK))
         expect(self.main_pid() == pid, "it is another process")
         expect(self.tape("trades").count('!{"event":"connected"') == 1, "trades was disturbed")
         active = self.machine.show(UNIT, "ActiveState", "SubState")
@@ -281,7 +334,7 @@ class Checks:
         limit = 32 << 20
         self.machine.run("systemctl", "set-property", "--runtime", UNIT, f"MemoryMax={limit}")
         flood = BOOK + BOOK.replace("9001", "9002").replace("feed.book", "feed.flood")
-        self.machine.write("/etc/feedtape/feeds.toml", FEEDS.format(more=flood))
+        self.machine.write(FEEDS_FILE, FEEDS.format(more=flood))
         self.machine.run("systemctl", "reload", UNIT)
 
         def recorded():
@@ -295,15 +348,15 @@ class Checks:
         expect(int(maximum) == limit and int(current) <= limit, f"{current} of {maximum}")
         expect(restarts == "2", "it was killed")
         rss = self.machine.shell(f"grep VmHWM /proc/{self.main_pid()}/status").split()[1]
-        self.machine.write("/etc/feedtape/feeds.toml", FEEDS.format(more=BOOK))
+        self.machine.run("systemctl", "set-property", "--runtime", UNIT, f"MemoryMax={MEMORY_MAX}")
+        self.machine.write(FEEDS_FILE, FEEDS.format(more=BOOK))
         self.machine.run("systemctl", "reload", UNIT)
         return (f"{recorded() >> 20} MiB recorded, cgroup at "
                 f"{int(current) >> 20} of {limit >> 20} MiB, peak RSS {int(rss) >> 10} MiB")
 
     def check_instance(self):
         """feedtape@.service records beside it, with its own user and folder"""
-        text = '[feed.trades]\nurl = "ws://127.0.0.1:9001/trades"\n'
-        self.machine.write("/etc/feedtape/two.toml", text)
+        self.machine.write("/etc/feedtape/two.toml", TWO)
         self.machine.run("systemctl", "start", "feedtape@two")
         state = "/var/lib/private/feedtape-two"
         self.records("trades", state)
@@ -312,6 +365,34 @@ class Checks:
         self.machine.run("systemctl", "stop", "feedtape@two")
         result = self.machine.show("feedtape@two", "Result", "ExecMainStatus")
         expect(result == ["success", "0"], str(result))
+
+    def check_upgrade(self):
+        """a newer revision: what runs goes on with it, and the tapes tell of the restart"""
+        self.machine.write("/etc/feedtape/two.toml", TWO)
+        self.machine.run("systemctl", "start", "feedtape@two")
+        state = "/var/lib/private/feedtape-two"
+        self.records("trades", state)
+        units, states = (UNIT, "feedtape@two.service"), (STATE, state)
+        pids = [self.machine.show(unit, "MainPID")[0] for unit in units]
+        gaps = [self.gaps("trades", "restart", state) for state in states]
+        before, feeds = self.version(), self.machine.run("cat", FEEDS_FILE).stdout
+        begun = time.monotonic()
+        self.machine.run("dpkg", "-i", "/root/newer.deb")
+        took = time.monotonic() - begun
+        expect(self.version() == f"{before}.e2e", f"{self.version()} after {before}")
+        expect(self.machine.run("cat", FEEDS_FILE).stdout == feeds, "the feeds file is another")
+        for unit, state, pid, count in zip(units, states, pids, gaps, strict=True):
+            shown = self.machine.show(unit, "ActiveState", "SubState", "NRestarts")
+            expect(shown == ["active", "running", "0"], f"{unit}: {shown}")
+            expect(self.machine.show(unit, "MainPID")[0] != pid, f"{unit}: the old program runs on")
+            self.records("trades", state)
+            told = self.gaps("trades", "restart", state)
+            expect(told == count + 1, f"{unit}: {told} restart gaps after {count}")
+            done = self.machine.run("feedtape", "verify", state, check=False)
+            expect(done.returncode == 0, f"verify: {done.stdout}{done.stderr}")
+        self.machine.run("systemctl", "stop", "feedtape@two")
+        hole = self.holes("trades", "restart")[-1]
+        return f"{before} to {self.version()} in {took:.1f} s, of which {hole:.1f} s are missing"
 
     def check_stop(self):
         """stop is in order and in time: the tapes are ended, sealed, and right"""
@@ -329,17 +410,32 @@ class Checks:
 
     def check_mistakes(self):
         """a feeds file that can't be right: exit 2, told, and no restart"""
-        self.machine.write("/etc/feedtape/feeds.toml", "[feed.x]\nurl = 1\nstale = 2\n")
+        self.machine.write(FEEDS_FILE, "[feed.x]\nurl = 1\nstale = 2\n")
         done = self.machine.run("systemctl", "start", UNIT, check=False)
         expect(done.returncode != 0, "it started")
         state, code, restarts = self.machine.show(UNIT, "ActiveState", "ExecMainStatus", "NRestarts")
         expect((state, code, restarts) == ("failed", "2", "0"), f"{state} {code} {restarts}")
         expect(len(self.said("feeds.toml:", "-u", UNIT, "-p", "err")) >= 2, "all mistakes are told")
 
+    def check_remove(self):
+        """removed while it records: it is ended in order, and tapes and feeds file stay"""
+        self.machine.write(FEEDS_FILE, FEEDS.format(more=""))
+        self.machine.run("systemctl", "start", UNIT)
+        self.records("trades")
+        pid = self.main_pid()
+        self.machine.run("dpkg", "-r", "feedtape")
+        expect(self.machine.run("test", "-e", f"/proc/{pid}", check=False).returncode, "it runs on")
+        load, active = self.machine.show(UNIT, "LoadState", "ActiveState")
+        expect(active != "active" and load in ("masked", "not-found"), f"{load} {active}")
+        left = self.machine.shell(f"find {STATE} -name '*.open'").split()
+        expect(not left, f"left open: {left}")
+        self.machine.run("test", "-e", f"{STATE}/feed=trades/.next")
+        self.machine.run("test", "-e", FEEDS_FILE)
 
-def run_all(places, program, only):
+
+def run_all(places, package, only):
     """Runs the checks in order; how many passed, and how many did not."""
-    checks = Checks(places, program)
+    checks = Checks(places, package)
     checks.prepare()
     passed = failed = 0
     methods = [getattr(checks, name) for name in vars(Checks) if name.startswith("check_")]

@@ -86,6 +86,15 @@ struct Planned {
     place: Place,
 }
 
+/// What options are checked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To record by them: there must be a folder for the tapes.
+    Record,
+    /// To look at them only.
+    Look,
+}
+
 /// Options that were typed, rather than left at their defaults.
 #[derive(Debug, Clone, Default)]
 struct Typed {
@@ -146,17 +155,13 @@ impl RecordArgs {
         self.sources.config.is_some().then(|| self.check())
     }
 
-    /// As [`RecordArgs::check`], for commands that record nothing: where to is not asked of those
-    /// who only try a URL.
+    /// As [`RecordArgs::check`], for commands that record nothing: there need be no folder for
+    /// tapes.
     ///
     /// # Errors
     /// All mistakes, a sentence each.
     pub fn check_without_out(&self) -> Result<RecorderOptions, Vec<String>> {
-        let mut record = self.clone();
-        if record.sources.config.is_none() {
-            record.recorder.out.get_or_insert_default();
-        }
-        record.check()
+        self.check_for(Purpose::Look)
     }
 
     /// Reads the file, if there is one, and checks everything.
@@ -164,6 +169,10 @@ impl RecordArgs {
     /// # Errors
     /// All mistakes, a sentence each.
     pub fn check(&self) -> Result<RecorderOptions, Vec<String>> {
+        self.check_for(Purpose::Record)
+    }
+
+    fn check_for(&self, purpose: Purpose) -> Result<RecorderOptions, Vec<String>> {
         let mut mistakes = Mistakes::default();
         let mut tables = Vec::new();
         let mut recorder = self.recorder.clone();
@@ -195,7 +204,7 @@ impl RecordArgs {
             }
         }
         mistakes.at(place);
-        let mut options = recorder.check(&mut mistakes);
+        let mut options = recorder.check(purpose, &mut mistakes);
         options.can_reload = self.sources.config.is_some();
         let connectors = TlsConnectors::default();
         let common = recorder.common(&connectors, &mut mistakes);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::file::read_text;
 use super::mistakes::Mistakes;
-use super::{KeepArgs, RecorderOptions};
+use super::{KeepArgs, Purpose, RecorderOptions};
 use crate::admin::AdminOptions;
 use crate::admin::listen::Address;
 use crate::feed::OnStall;
@@ -148,8 +148,8 @@ pub(super) struct Common<'c> {
 
 impl RecorderArgs {
     /// Checks all but the feeds, which are none yet.
-    pub(super) fn check(&self, mistakes: &mut Mistakes) -> RecorderOptions {
-        if self.out.is_none() {
+    pub(super) fn check(&self, purpose: Purpose, mistakes: &mut Mistakes) -> RecorderOptions {
+        if self.out.is_none() && purpose == Purpose::Record {
             mistakes.about("--out", "is missing: the folder for the tapes");
         }
         RecorderOptions {
@@ -252,8 +252,12 @@ impl RecorderArgs {
 
     fn check_admin(&self, mistakes: &mut Mistakes) -> Option<AdminOptions> {
         let Some(text) = &self.admin else {
+            const ALONE: &str = "is for --admin, which is not given";
             if self.admin_token_file.is_some() {
-                mistakes.about("--admin-token-file", "is for --admin, which is not given");
+                mistakes.about("--admin-token-file", ALONE);
+            }
+            if self.admin_allow_remote {
+                mistakes.about("--admin-allow-remote", ALONE);
             }
             return None;
         };

@@ -72,6 +72,18 @@ fn all_mistakes_are_found_at_once_and_quoted() {
     assert!(!mistakes.iter().any(|m| m.contains("nocolon")), "it may be a secret");
 }
 
+/// `--admin-allow-remote` alone was taken in silence, the token file alone was not.
+#[test]
+fn options_of_the_endpoint_are_for_where_there_is_one() {
+    for option in ["--admin-allow-remote", "--admin-token-file /nowhere"] {
+        let mistakes = check(&format!("ws://h/ {option}")).unwrap_err();
+        let name = option.split(' ').next().unwrap();
+        assert_eq!(mistakes, [format!("{name}: is for --admin, which is not given")]);
+    }
+    let off = "admin-allow-remote = false\n[feed.a]\nurl = 'ws://h/'\n";
+    assert!(check_file(off, "--out o").is_ok());
+}
+
 #[test]
 fn defaults_are_those_of_the_manual() {
     let options = check("ws://h/").unwrap();

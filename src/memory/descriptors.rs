@@ -29,22 +29,31 @@ impl Descriptors {
     /// Reads a process's.
     ///
     /// # Errors
-    /// The process is gone, or another user's.
+    /// The process is gone, or another user's. Root without `CAP_SYS_PTRACE`, as in a container,
+    /// may list those of other users, and not see what they are.
     pub fn of(process: &Process) -> io::Result<Descriptors> {
         let mut open = Descriptors::default();
         for entry in std::fs::read_dir(process.path("fd"))?.take(DESCRIPTORS_MAX) {
-            open.all += 1;
-            // One that was closed meanwhile leads nowhere.
-            let Ok(target) = entry.and_then(|entry| std::fs::read_link(entry.path())) else {
-                continue;
-            };
-            match target.to_str().and_then(socket_inode) {
-                Some(inode) => drop(open.sockets.insert(inode)),
-                None if target.is_absolute() => open.files.push(target),
-                None => {}
-            }
+            open.add(entry.and_then(|entry| std::fs::read_link(entry.path())))?;
         }
         Ok(open)
+    }
+
+    /// Adds one, by what it leads to.
+    fn add(&mut self, target: io::Result<PathBuf>) -> io::Result<()> {
+        self.all += 1;
+        let target = match target {
+            Ok(target) => target,
+            // One that was closed meanwhile leads nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match target.to_str().and_then(socket_inode) {
+            Some(inode) => drop(self.sockets.insert(inode)),
+            None if target.is_absolute() => self.files.push(target),
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -157,6 +166,19 @@ mod tests {
         assert_eq!(tcp_pages(text), Some(242));
         assert_eq!(tcp_pages("TCP: inuse 1 mem"), None);
         assert_eq!(tcp_pages("UDP: mem 9"), None);
+    }
+
+    /// Where none could be read, because it was forbidden, there seemed to be no sockets.
+    #[test]
+    fn only_what_was_closed_meanwhile_is_left_out() {
+        let mut open = Descriptors::default();
+        for target in ["socket:[17]", "pipe:[18]", "/tmp/x"] {
+            open.add(Ok(PathBuf::from(target))).unwrap();
+        }
+        open.add(Err(io::ErrorKind::NotFound.into())).unwrap();
+        assert_eq!((open.all, open.sockets.len(), open.files.len()), (4, 1, 1));
+        let forbidden = open.add(Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(forbidden.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

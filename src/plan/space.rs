@@ -55,7 +55,7 @@ impl Space {
                 }
             };
             messages += count;
-            raw += count * (bytes + OVERHEAD as u64) as f64;
+            raw += count * (bytes as f64 + OVERHEAD as f64);
         }
         let ratio = match (options.compression, load.ratio) {
             (Compression::None, _) => 1.0,

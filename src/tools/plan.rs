@@ -15,6 +15,9 @@ use crate::plan::space::{Load, Space};
 use crate::plan::{Budget, Line, Needs};
 use crate::units::{Rate, format_size, parse_size};
 
+/// Messages of one feed in `--rate`, at most: ten times what one thread can take in, in a second.
+const MESSAGES_MAX: u32 = 10_000_000;
+
 /// What was typed after `feedtape plan`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PlanArgs {
@@ -22,7 +25,7 @@ pub struct PlanArgs {
     #[arg(
         long,
         value_name = "RATE",
-        value_parser = Rate::parse,
+        value_parser = parse_rate,
         default_value = "20/s",
         help_heading = "Planning"
     )]
@@ -61,6 +64,10 @@ pub struct PlanArgs {
     pub record: RecordArgs,
 }
 
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    Rate::parse_up_to(MESSAGES_MAX, text)
+}
+
 fn parse_ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok().filter(|ratio| (1.0..=1000.0).contains(ratio));
     ratio.ok_or_else(|| "must be a number from 1 to 1000".to_string())
@@ -73,6 +80,16 @@ impl PlanArgs {
     /// All mistakes, a sentence each.
     pub fn check(&self) -> Result<RecorderOptions, Vec<String>> {
         self.record.check_without_out()
+    }
+
+    /// What is assumed to come in.
+    fn load(&self) -> Load {
+        Load {
+            rate: self.rate,
+            message_bytes: self.message_bytes,
+            body_bytes: self.body_bytes,
+            ratio: self.ratio,
+        }
     }
 }
 
@@ -104,12 +121,7 @@ pub fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let needs = Needs::of(options);
-    let load = Load {
-        rate: args.rate,
-        message_bytes: args.message_bytes,
-        body_bytes: args.body_bytes,
-        ratio: args.ratio,
-    };
+    let load = args.load();
     let confines = Confines::own();
     let plan = Plan {
         feeds: needs.feeds(),
@@ -230,4 +242,40 @@ fn sentences(text: &mut String, plan: &Plan, load: &Load) {
         format_size(disk.sealed_bytes),
         disk.ratio
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        plan: PlanArgs,
+    }
+
+    fn parse(option: &str, value: &str) -> Result<PlanArgs, clap::Error> {
+        let words = ["plan", "ws://h/", option, value];
+        <Typed as clap::Parser>::try_parse_from(words).map(|typed| typed.plan)
+    }
+
+    /// It had the bound of connection budgets, 10,000, which one busy feed is above.
+    #[test]
+    fn rates_of_messages_have_a_bound_of_their_own() {
+        for (rate, count) in [("50000/s", 50_000), ("10000000/s", 10_000_000), ("1/h", 1)] {
+            assert_eq!(parse("--rate", rate).unwrap().rate.count, count, "{rate}");
+        }
+        for wrong in ["10000001/s", "0/s", "5/0s"] {
+            let error = parse("--rate", wrong).unwrap_err().to_string();
+            assert!(error.contains("write 1..10000000 and a span"), "{error}");
+        }
+    }
+
+    /// With what a line has beside the message, the largest sizes overflowed.
+    #[test]
+    fn any_size_of_a_message_can_be_planned_for() {
+        let args = parse("--message-bytes", &u64::MAX.to_string()).unwrap();
+        let space = Space::per_day(&args.check().unwrap(), &args.load());
+        assert_eq!(space.raw_bytes, u64::MAX, "as much as can be said");
+    }
 }

@@ -98,15 +98,21 @@ fn mistakes_are_those_of_record() {
     let file = File::new("rotate-every = \"7h\"\n[feed.a]\nurl = \"ws://h/\"\nsubscrbe = 'x'\n");
     let (code, printed, said) = file.check(&["--connect"]);
     assert_eq!((code, printed.as_str()), (Some(2), ""));
-    for words in
-        ["out: is missing", "7h", "feeds.toml:4", "did you mean 'subscribe'?", "help check"]
-    {
+    for words in ["7h", "feeds.toml:4", "did you mean 'subscribe'?", "help check"] {
         assert!(said.contains(words), "'{words}' is not in: {said}");
     }
     let (code, _, said) = words(output(&["check", "x=tcp://h/"]));
     assert!(code == Some(2) && said.contains("tcp"), "{said}");
     let (code, _, said) = words(output(&["check", "ws://h/", "--wait", "1ms"]));
     assert!(code == Some(2) && said.contains("from 100ms to 1h"), "{said}");
+}
+
+/// A pool that has no room within --memory was found by the start only.
+#[test]
+fn memory_that_is_too_little_is_a_mistake() {
+    let (code, printed, said) = words(output(&["check", "ws://h/", "--memory", "2MiB"]));
+    assert_eq!((code, printed.as_str()), (Some(2), ""), "{said}");
+    assert!(said.contains("--memory '2MiB': is too little for 1 feed: give --memory "), "{said}");
 }
 
 /// What is typed after `record` can be checked too, and needs no folder.

@@ -44,6 +44,7 @@ mod retention;
 mod rotation;
 mod selftest;
 mod service;
+mod shipped;
 mod simulate;
 mod subscriptions;
 mod symbols;

@@ -35,8 +35,11 @@ fn a_page_for_each_command() {
     }
     let page = std::fs::read_to_string(to.join("feedtape.1")).unwrap();
     assert_eq!(page, stdout(&["man"]));
-    for section in ["FILES", "SIGNALS", "EXIT STATUS", "UPGRADING"] {
+    for section in ["FILES", "SIGNALS", "EXIT STATUS", "ALERTS", "UPGRADING", "EXAMPLES"] {
         assert!(page.contains(&format!(".SH {section}\n")), "{section}: {page}");
+    }
+    for part in ["feedtape.rules.yml", "feedtape ctl status"] {
+        assert!(page.contains(part), "{part}: {page}");
     }
 }
 
