@@ -52,6 +52,9 @@ impl Desk {
 
     /// Does what is to be done from time to time.
     pub(super) fn tick(&mut self, now: Mono) {
+        if let Some(read) = self.overview.earlier_memory.take() {
+            self.samples.read_earlier(&self.overview.out, self.overview.started_ns, read);
+        }
         self.samples.tick(now);
     }
 
@@ -200,12 +203,13 @@ impl Desk {
 
     fn memory(&mut self, now: Mono) -> Value {
         let figures = self.samples.figures(now).clone();
-        let make = self.overview.sentences;
-        let sentences = make.map(|make| self.samples.sentences(now, make).to_vec());
+        let words = self.samples.words(now, self.overview.explain).clone();
         json!({
             "now_ns": clock::wall_now(),
             "figures": figures,
-            "sentences": sentences.unwrap_or_default(),
+            "sentences": words.explained.sentences,
+            "verdict": words.explained.verdict,
+            "leak": words.leak,
             "plan": self.overview.plan,
             "history": self.samples.all(),
         })
