@@ -245,7 +245,11 @@ fn record(
         log::info!(feed = feed.name().as_str(); "{}: {}", feed.name(), feed.url());
     }
     recorder::release_program_pages();
-    let explain = Explain { sentences: Some(mem::own_sentences), plan: Some(planned) };
+    let explain = Explain {
+        memory: Some(mem::own_explained),
+        earlier_memory: Some(mem::history::read_earlier),
+        plan: Some(planned),
+    };
     let recorder = Recorder::start_explained(options, explain)?;
     let (feeds, stats) = (recorder.views().clone(), recorder.stats());
     let ended = recorder.run(Duration::from_secs(1), &mut |_| {}, &mut || args.reload());

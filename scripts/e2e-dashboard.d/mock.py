@@ -229,22 +229,34 @@ class Mock:
             {"t_ns": t, **self.figures_at(t)} for t in range(begun, self.at, step)
             if not 2.0 < (self.at - t) / HOUR < 2.3]
         sentences = [
-            ("rss_bytes", "RSS", "Resident, as ps shows it; worry only if the anonymous part "
-                                 "grows."),
-            ("rss_anon_bytes", "RSS, anonymous", "Heap and stacks: counts, can't be taken back "
-                                                 "without swap; what grows here for days is a "
-                                                 "leak."),
-            ("heap_in_use_bytes", "in use", "Allocated and not freed: counts, as part of RSS "
-                                            "anonymous; if this grows for days, the program "
-                                            "leaks."),
-            ("cgroup_usage_bytes", "cgroup usage", "Anonymous, page cache and kernel: what the "
-                                                   "OOM killer looks at; the page cache is taken "
-                                                   "back before anything is killed."),
-            ("vsz_bytes", "VSZ", "Addresses, not memory: counts against nothing but ulimit -v. "
-                                 "Don't worry.")]
+            ("rss_bytes", "RSS", "bytes",
+             "Resident, as ps shows it; worry only if the anonymous part grows."),
+            ("rss_anon_bytes", "RSS, anonymous", "bytes",
+             "Heap and stacks: counts, can't be taken back without swap; what grows here for days "
+             "is a leak."),
+            ("threads", "threads", "count",
+             "Each costs its stack, as far as it is touched; worry if the number grows."),
+            ("heap_in_use_bytes", "in use", "bytes",
+             "Allocated and not freed: counts, as part of RSS anonymous; if this grows for days, "
+             "the program leaks."),
+            ("vsz_bytes", "VSZ", "bytes",
+             "Addresses, not memory: counts against nothing but ulimit -v. Don't worry."),
+            ("cgroup_usage_bytes", "usage", "bytes",
+             "Anonymous, page cache and kernel: what the OOM killer looks at; the page cache is "
+             "taken back before anything is killed.")]
+        sections = {"heap_in_use_bytes": "HEAP", "vsz_bytes": "ADDRESS SPACE",
+                    "cgroup_usage_bytes": "CGROUP v2: /system.slice/feedtape.service (this process "
+                                          "alone is in it)"}
+        figures["threads"] = 23
         return {"now_ns": self.at, "figures": {**figures, "vsz_bytes": None},
-                "sentences": [{"key": key, "label": label, "bytes": figures.get(key),
-                               "text": text} for key, label, text in sentences],
+                "sentences": [{"section": sections.get(key, "PROCESS"),
+                               "key": key, "label": label, "unit": unit,
+                               "value": figures.get(key), "text": text}
+                              for key, label, unit, text in sentences],
+                "verdict": "No limit is set: the OOM killer acts only when the whole machine has "
+                           "no memory left.",
+                "leak": None if self.args.empty else
+                        {"word": "flat", "text": "heap in use: flat"},
                 "plan": self.plan(), "history": history}
 
     def gaps(self, since):
@@ -258,7 +270,7 @@ class Mock:
         """/api/events"""
         kept = [event for event in self.events if event["seq"] >= since]
         first = self.events[0]["seq"] if self.events else 0
-        return {"next": self.seq + 1, "missed": 0 < since < first, "events": kept}
+        return {"next": self.seq + 1, "missed": max(since, 1) < first, "events": kept}
 
     def get(self, path, query):
         """The answer to a GET, or none."""

@@ -66,6 +66,8 @@ def layout(browser, folder, places):
             page.open(FEEDS)
             page.must("trouble stands first", f"document.querySelector('#rows > li').row.name === '{CUT}'")
             browser.run("document.querySelector('.c-name button').click()")
+            browser.run("document.querySelector('#memory-more').open = true")
+            page.wait("memory is explained", "document.querySelector('#memory-sentences div')")
             page.fit_height(width, **look)
             page.wait("rows in sight are drawn", "[...rows.values()].every((row) => row.visible "
                       "&& row.perSecond !== null)")
@@ -107,6 +109,14 @@ def states(browser, folder, places):
     page.wait_sentence("All 12 feeds are live")
     mocked.tell("stall")
     page.wait_sentence("The disk takes no data")
+    page.must("a count is none of bytes", "[...document.querySelectorAll('#memory-sentences div')]"
+              ".some((one) => [...one.children].slice(1, 3).map((part) => part.textContent).join()"
+              " === 'threads,23')")
+    page.must("figures stand by section", "[...document.querySelectorAll("
+              "'#memory-sentences .part')].filter((part) => !part.hidden).map((part) => part.textContent.split(' ')[0]).join()"
+              " === 'PROCESS,HEAP,ADDRESS,CGROUP'")
+    page.must("it is said since when gaps are known", "document.querySelector('#known')"
+              ".textContent.includes('the recorder\\'s start')")
     page.must("log lines say their level", "document.querySelector('#lines .error') !== null")
     page.check_console("states")
 

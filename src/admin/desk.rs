@@ -52,6 +52,9 @@ impl Desk {
 
     /// Does what is to be done from time to time.
     pub(super) fn tick(&mut self, now: Mono) {
+        if let Some(read) = self.overview.earlier_memory.take() {
+            self.samples.read_earlier(&self.overview.out, self.overview.started_ns, read);
+        }
         self.samples.tick(now);
     }
 
@@ -169,8 +172,9 @@ impl Desk {
     }
 
     fn gaps(&self, since: u64) -> Value {
-        let (forgotten_to, mut ended) = self.overview.stats.gap_log.since(since);
-        ended.drain(..ended.len().saturating_sub(GAPS_MAX));
+        let (mut forgotten_to, mut ended) = self.overview.stats.gap_log.since(since);
+        let left_out = ended.drain(..ended.len().saturating_sub(GAPS_MAX));
+        left_out.for_each(|gap| forgotten_to = forgotten_to.max(gap.to_ts));
         let views = self.overview.views.all();
         let name = |number: u64| Some(views.get(number.checked_sub(1)? as usize)?.name.as_str());
         let mut gaps: Vec<Value> = ended
@@ -199,12 +203,13 @@ impl Desk {
 
     fn memory(&mut self, now: Mono) -> Value {
         let figures = self.samples.figures(now).clone();
-        let make = self.overview.sentences;
-        let sentences = make.map(|make| self.samples.sentences(now, make).to_vec());
+        let words = self.samples.words(now, self.overview.explain).clone();
         json!({
             "now_ns": clock::wall_now(),
             "figures": figures,
-            "sentences": sentences.unwrap_or_default(),
+            "sentences": words.explained.sentences,
+            "verdict": words.explained.verdict,
+            "leak": words.leak,
             "plan": self.overview.plan,
             "history": self.samples.all(),
         })
@@ -271,4 +276,49 @@ fn feed(view: &FeedView, now: Mono, now_ns: u64) -> Value {
         "tape_bytes": stats.tape_bytes.get(),
         "sealed_bytes": stats.sealed_bytes.get(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::guard::Hosts;
+    use crate::admin::testing::overview;
+
+    fn desk(feeds: &[&str]) -> Desk {
+        let guard = Guard::new(None, Hosts::Any);
+        Desk::new(overview(feeds), guard, Box::new(|_| true), Waker::new().unwrap())
+    }
+
+    fn note(desk: &Desk, feed: u64, to_ts: u64) {
+        let reason = GapReason::Stall;
+        let gap = GapNote { feed, reason, from_ts: None, to_ts, messages: None };
+        desk.overview.stats.gap_log.note(gap);
+    }
+
+    /// After each restart it was listed as a feed without a name.
+    #[test]
+    fn the_recorders_own_tape_is_no_feed_with_gaps() {
+        let desk = desk(&["btc"]);
+        let started = desk.overview.started_ns;
+        note(&desk, 0, started + 1);
+        note(&desk, 1, started + 2);
+        let answer = desk.gaps(0);
+        assert_eq!(answer["known_since_ns"], started);
+        let names: Vec<_> =
+            answer["gaps"].as_array().unwrap().iter().map(|gap| &gap["feed"]).collect();
+        assert_eq!(names, ["btc"]);
+    }
+
+    /// The time of what did not fit was told as if all of it were known.
+    #[test]
+    fn of_the_time_of_gaps_that_do_not_fit_nothing_is_known() {
+        let desk = desk(&["btc"]);
+        let started = desk.overview.started_ns;
+        (1..=GAPS_MAX as u64 + 3).for_each(|n| note(&desk, 1, started + n));
+        let answer = desk.gaps(0);
+        assert_eq!(answer["gaps"].as_array().unwrap().len(), GAPS_MAX);
+        assert_eq!(answer["gaps"][0]["to_ns"], started + 4);
+        assert_eq!(answer["known_since_ns"], started + 3);
+        assert_eq!(desk.gaps(started + 3)["known_since_ns"], started, "all that was asked for");
+    }
 }

@@ -62,7 +62,8 @@ pub fn note(level: Level, text: &str) {
     }
 }
 
-/// Lines from number `seq` on; a number that was never given, as of an earlier run, is all.
+/// Lines from number `seq` on, from 0 all of this run; a number that was never given, as of an
+/// earlier run, is all.
 pub fn since(seq: u64) -> Found {
     lock().since(seq)
 }
@@ -93,7 +94,7 @@ impl Ring {
         let from = if is_of_another_run { 0 } else { seq };
         Found {
             next,
-            missed: is_of_another_run || (seq > 0 && seq < oldest),
+            missed: is_of_another_run || (seq.max(1) < oldest),
             lines: self.lines.iter().filter(|line| line.seq >= from).cloned().collect(),
         }
     }
@@ -107,12 +108,14 @@ mod tests {
     fn who_comes_late_is_told() {
         let mut ring = Ring::new();
         assert_eq!(ring.since(0), Found { next: 1, missed: false, lines: Vec::new() });
-        for n in 1..=LINES_MAX as u64 + 2 {
+        ring.push(Level::Info, "1", 1);
+        assert!(!ring.since(0).missed, "there never was one before it");
+        for n in 2..=LINES_MAX as u64 + 2 {
             ring.push(Level::Info, &n.to_string(), n);
         }
         let next = LINES_MAX as u64 + 3;
         for (seq, missed, first) in [
-            (0, false, Some(3)),
+            (0, true, Some(3)),
             (1, true, Some(3)),
             (2, true, Some(3)),
             (3, false, Some(3)),

@@ -17,7 +17,8 @@ use crate::clock::Mono;
 
 /// So many wrong tokens of one address within [`WINDOW`] ..
 const WRONG_MAX: u32 = 5;
-/// .. and it is not listened to until so long after the first of them.
+/// .. and further wrong ones are told to wait until so long after the first of them. The right one
+/// gets in all the same: others at the same address, as behind a proxy, must not lock it out.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses whose wrong tokens are counted; the oldest is forgotten first.
 const PEERS_MAX: usize = 1024;
@@ -107,6 +108,12 @@ impl Guard {
 
     fn check_token(&mut self, now: Mono, peer: Peer, request: &Request) -> Result<(), Wrong> {
         let Some(expected) = &self.token else { return Ok(()) };
+        let Some(token) = &request.token else {
+            return Err(Wrong::new(401, "needs 'Authorization: Bearer' and the token"));
+        };
+        if openssl::memcmp::eq(&digest(token), expected) {
+            return Ok(());
+        }
         self.wrong.retain(|_, tries| now.since(tries.since) < WINDOW);
         if let Some(tries) = self.wrong.get(&peer)
             && tries.count >= WRONG_MAX
@@ -114,12 +121,6 @@ impl Guard {
             let left = WINDOW.saturating_sub(now.since(tries.since)).as_secs() + 1;
             let why = format!("too many wrong tokens; try again in {left} s");
             return Err(Wrong { retry_after_s: Some(left), ..Wrong::new(429, why) });
-        }
-        let Some(token) = &request.token else {
-            return Err(Wrong::new(401, "needs 'Authorization: Bearer' and the token"));
-        };
-        if openssl::memcmp::eq(&digest(token), expected) {
-            return Ok(());
         }
         if self.wrong.len() >= PEERS_MAX && !self.wrong.contains_key(&peer) {
             let oldest = self.wrong.iter().min_by_key(|(_, tries)| tries.since);
@@ -246,12 +247,15 @@ mod tests {
             assert_eq!(status(guard.check(at(10 + n), PEER, &right, false)), 200);
             assert_eq!(status(guard.check(at(10 + n), PEER, &wrong, false)), 401);
         }
-        let refused = guard.check(at(20), PEER, &right, false).unwrap_err();
+        let refused = guard.check(at(20), PEER, &wrong, false).unwrap_err();
         assert_eq!((refused.status, refused.retry_after_s), (429, Some(51)));
-        assert_eq!(status(guard.check(at(20), PEER, &right, true)), 200, "open to all");
-        assert_eq!(status(guard.check(at(20), other, &right, false)), 200);
-        assert_eq!(status(guard.check(at(69), PEER, &right, false)), 429);
-        assert_eq!(status(guard.check(at(70), PEER, &right, false)), 200);
+        assert_eq!(status(guard.check(at(20), PEER, &wrong, true)), 200, "open to all");
+        assert_eq!(status(guard.check(at(20), other, &wrong, false)), 401);
+        // Who knows the token is not locked out by others at the same address.
+        assert_eq!(status(guard.check(at(20), PEER, &right, false)), 200);
+        assert_eq!(status(guard.check(at(20), PEER, &none, false)), 401);
+        assert_eq!(status(guard.check(at(69), PEER, &wrong, false)), 429);
+        assert_eq!(status(guard.check(at(70), PEER, &wrong, false)), 401);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! Owns what the figures come to: whether the threads live, whether all feeds are recorded, when
 //! the disk is full.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::samples::Sample;
 use crate::block::Pool;
 use crate::clock::{Mono, UnixNs};
 use crate::stats::{FeedView, Phase, Pulse, RecorderStats, Views};
@@ -24,15 +26,42 @@ const RATE_AFTER: Duration = Duration::from_secs(60);
 /// A sentence on a figure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sentence {
+    /// The head under which it stands, with others.
+    pub section: String,
     /// The figure's name in JSON.
     pub key: &'static str,
     /// The figure's name.
     pub label: &'static str,
-    /// Its value, in bytes; a number where it counts something.
-    pub bytes: Option<u64>,
-    /// What it is, and whether to worry.
+    /// What its value counts.
+    pub unit: Unit,
+    /// Its value; none where it can't be told.
+    pub value: Option<u64>,
+    /// What it is, and whether to worry; or why its value can't be told.
     pub text: String,
 }
+
+/// What a value counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Things, such as threads.
+    Count,
+}
+
+/// The process's memory in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Explained {
+    /// One for each figure, those of a section together.
+    pub sentences: Vec<Sentence>,
+    /// What they come to: how far it is from being killed.
+    pub verdict: Option<String>,
+}
+
+/// Reads what earlier runs noted of their memory: from the recording in this folder, within these
+/// times, in their order.
+pub type ReadEarlier = fn(&Path, Range<UnixNs>, &mut dyn FnMut(Sample));
 
 /// What was planned, in bytes of resident memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,8 +94,10 @@ pub struct Overview {
     pub started_ns: UnixNs,
     /// Nothing is written while less is free.
     pub min_free_bytes: u64,
-    /// Makes a sentence on each figure of the process's memory.
-    pub sentences: Option<fn() -> Vec<Sentence>>,
+    /// Explains the process's memory.
+    pub explain: Option<fn() -> Explained>,
+    /// Reads the memory of earlier runs; done once.
+    pub earlier_memory: Option<ReadEarlier>,
     /// What was planned.
     pub plan: Option<Plan>,
 }

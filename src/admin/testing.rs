@@ -29,7 +29,8 @@ pub(super) fn overview(feeds: &[&str]) -> Overview {
         started: Mono(1_000_000_000),
         started_ns: 1_700_000_000_000_000_000,
         min_free_bytes: 1000,
-        sentences: None,
+        explain: None,
+        earlier_memory: None,
         plan: None,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::admin::order::Order;
-use crate::admin::{Admin, Overview, Plan, Sentence};
+use crate::admin::{Admin, Explained, Overview, Plan, ReadEarlier};
 use crate::block::Pool;
 use crate::clock::{self, mono_now};
 use crate::config::RecorderOptions;
@@ -16,8 +16,10 @@ use crate::stats::{Pulse, RecorderStats, Views};
 /// What others know of the recorder's memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Explain {
-    /// A sentence on each figure of this process's memory.
-    pub sentences: Option<fn() -> Vec<Sentence>>,
+    /// Each figure of this process's memory in words.
+    pub memory: Option<fn() -> Explained>,
+    /// Reads the memory of earlier runs from the recorder's own tape.
+    pub earlier_memory: Option<ReadEarlier>,
     /// What was planned.
     pub plan: Option<Plan>,
 }
@@ -51,7 +53,8 @@ pub(super) fn start_admin(
         started: mono_now(),
         started_ns: clock::wall_now(),
         min_free_bytes: options.min_free,
-        sentences: explain.sentences,
+        explain: explain.memory,
+        earlier_memory: explain.earlier_memory,
         plan: explain.plan,
     };
     Admin::start(admin, overview, Box::new(send)).context("--admin").map(Some)

@@ -43,8 +43,12 @@ struct Kept {
 }
 
 impl GapLog {
-    /// One more. Taken once a hole, never a message.
+    /// One more. Taken once a hole, never a message. Holes of the recorder's own tape, whose number
+    /// is 0, are none of a feed and are not kept.
     pub fn note(&self, gap: GapNote) {
+        if gap.feed == 0 {
+            return;
+        }
         let mut kept = self.lock();
         let day_ago = gap.to_ts.saturating_sub(KEPT_NS);
         while let Some(oldest) = kept.gaps.front()

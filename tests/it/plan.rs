@@ -5,13 +5,16 @@
 //! Whatever takes memory and is in no line of the plan shows here. Run with `--nocapture` it
 //! prints what was measured.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::Output;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::program::{Run, output, poll_until, program};
+use super::admin::Admin;
+use super::program::{Run, eventually, output, poll_until, program};
 use super::script::{Script, accept};
 use super::server::{Scheme, Server};
 use super::wire::{self, Message, TEXT};
@@ -109,6 +112,26 @@ fn check_idle(count: usize, scheme: Scheme) {
     check(&format!("{count} {scheme:?}, idle"), "idle", run);
 }
 
+/// With the admin endpoint, and so many clients connected to it that never finish their request.
+fn check_admin(count: usize, clients: usize) {
+    let run = feeds(recording(Scheme::Ws), 0, count, Scheme::Ws, accept().listen_until_close());
+    let run = run.args("--admin 127.0.0.1:0").start();
+    let admin = Admin::of(&run);
+    (0..count).for_each(|n| run.on_tape_of(&format!("f{n}"), "\"event\":\"connected\""));
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", run.pid())).unwrap().count();
+    let before = open();
+    let held: Vec<TcpStream> = (0..clients)
+        .map(|_| {
+            let mut stream = admin.connect();
+            stream.write_all(b"GET /metrics HTT").unwrap();
+            stream
+        })
+        .collect();
+    eventually("all clients are there", || (open() >= before + clients).then_some(()));
+    check(&format!("{count} Ws, idle, with {clients} clients of --admin"), "idle", run);
+    drop(held);
+}
+
 fn check_full(count: usize, scheme: Scheme) {
     let run = feeds(recording(scheme), 0, count, scheme, flood()).args(NOTHING_IS_WRITTEN);
     leave_a_plain_segment(&run);
@@ -147,6 +170,14 @@ fn the_plan_is_true_for_ws() {
 #[test]
 fn the_plan_is_true_for_wss() {
     check_all(Scheme::Wss);
+}
+
+#[test]
+fn the_plan_is_true_with_the_admin_endpoint() {
+    for count in [1, 16, 256] {
+        check_admin(count, 0);
+        check_admin(count, 64);
+    }
 }
 
 fn words(output: &Output) -> (Option<i32>, String, String) {

@@ -11,15 +11,15 @@ use nix::unistd::Pid;
 use super::program::{output, program};
 
 /// A running venue; killed if the test forgets it.
-struct Venue {
+pub struct Venue {
     child: Child,
     said: BufReader<ChildStdout>,
     /// As printed: trades, book, ticker, and the one without streams.
-    urls: Vec<String>,
+    pub urls: Vec<String>,
 }
 
 impl Venue {
-    fn start(args: &[&str]) -> Venue {
+    pub fn start(args: &[&str]) -> Venue {
         let mut command = program();
         command.args(["simulate", "--listen", "127.0.0.1:0"]).args(args).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -410,7 +410,11 @@ function arrange(asked = false) {
 // ---- timelines: the last day of a feed ----
 
 function takeGaps(answer) {
-  knownSince = ms(answer.known_since_ns);
+  // Later answers tell of less time, and know nothing of what had no room in an earlier one.
+  knownSince = Math.max(knownSince ?? 0, ms(answer.known_since_ns));
+  show($("known"), knownSince > now.at - DAY_MS);
+  const started = ms(now.recorder.started_ns);
+  say($("known"), `Known since ${clock(knownSince)}, ${knownSince <= started ? "the recorder's start; the tapes tell of earlier gaps" : "as there were more gaps than are kept; the tapes have all"}.`);
   // Each answer has all open gaps. One that ended may begin elsewhere than it was thought to.
   for (const [key, gap] of gaps) if (gap.to === null) gaps.delete(key);
   for (const gap of answer.gaps) {
@@ -581,12 +585,20 @@ function takeMemory(answer) {
   const list = $("memory-sentences");
   show($("memory-more"), all.length > 0);
   all.forEach((one, at) => {
-    const node = list.children[at] || list.appendChild(make("div", {}, make("dt"), make("dd"), make("dd")));
-    say(node.children[0], one.label);
-    say(node.children[1], one.key.endsWith("_bytes") ? size(one.bytes) : count(one.bytes));
-    say(node.children[2], one.text);
+    const node = list.children[at] || list.appendChild(make("div", {}, make("dt", { class: "part" }), make("dt"), make("dd"), make("dd")));
+    show(node.children[0], one.section !== all[at - 1]?.section);
+    say(node.children[0], one.section);
+    say(node.children[1], one.label);
+    say(node.children[2], one.unit === "count" ? count(one.value) : size(one.value));
+    say(node.children[3], one.text);
   });
   while (list.children.length > all.length) list.lastChild.remove();
+  const leak = answer.leak;
+  show($("memory-leak"), Boolean(leak));
+  say($("memory-leak"), leak ? `Over this run, ${leak.text}.` : "");
+  set($("memory-leak"), { class: leak?.word === "leaks" ? "error" : "soft" });
+  show($("memory-verdict"), Boolean(answer.verdict));
+  say($("memory-verdict"), answer.verdict || "");
   drawMemory();
 }
 
@@ -636,7 +648,9 @@ function drawMemory() {
   });
   say($("memory-plan"), memory.plan ? `Planned: ${PLANS.map(([key, label]) =>
     `${size(plan[key])} ${label}${plan[key] > top ? " (above the picture)" : ""}`).join(", ")}.` : "No plan is known.");
-  const usual = history.length > 1 ? (last - first) / (history.length - 1) : 0;
+  // The middle one of all steps: while no recorder ran there are none, and nothing is drawn.
+  const steps = history.slice(1).map((one, at) => ms(one.t_ns) - ms(history[at].t_ns)).sort((a, b) => a - b);
+  const usual = steps[steps.length >> 1] || 0;
   for (const { key, kind } of CURVES) {
     let path = "";
     let before = null;

@@ -170,23 +170,38 @@ pub(super) fn gaps(answer: &Value) -> String {
     }
 }
 
-/// A line for each figure that there is a sentence on.
+/// A line for each figure, by section; then the plan, and what it all comes to.
 pub(super) fn memory(answer: &Value) -> String {
     let mut out = String::new();
+    let mut section = &Value::Null;
     for sentence in answer["sentences"].as_array().into_iter().flatten() {
+        if sentence["section"] != *section {
+            section = &sentence["section"];
+            let gap = if out.is_empty() { "" } else { "\n" };
+            out += &format!("{gap}{}\n", text(section));
+        }
+        let value = match sentence["unit"] == "count" {
+            true => text(&sentence["value"]),
+            false => size(&sentence["value"]),
+        };
         let (label, words) = (text(&sentence["label"]), text(&sentence["text"]));
-        writeln!(out, "{label:<22} {:>9}  {words}", size(&sentence["bytes"]))
-            .expect("a string takes everything");
+        out += &format!("  {label:<22} {value:>9}  {words}\n");
+    }
+    if !out.is_empty() {
+        out.push('\n');
     }
     let plan = &answer["plan"];
     if !plan.is_null() {
         let rows = ["idle_bytes", "full_bytes", "large_bytes"].map(|row| size(&plan[row]));
-        writeln!(
-            out,
-            "planned: {} idle, {} with the queue full, {} with a large message too",
+        out += &format!(
+            "planned: {} idle, {} with the queue full, {} with a large message too\n",
             rows[0], rows[1], rows[2]
-        )
-        .expect("a string takes everything");
+        );
+    }
+    for (head, words) in [("verdict", &answer["verdict"]), ("over time", &answer["leak"]["text"])] {
+        if !words.is_null() {
+            out += &format!("{head}: {}\n", text(words));
+        }
     }
     out
 }
@@ -246,6 +261,44 @@ mod tests {
             since 1970-01-01T00:00:00.000Z; the tapes hold all
         "#]]
         .assert_eq(&gaps(&answer));
+    }
+
+    /// Threads were shown as bytes, and of two rows `arenas` nobody knew which was which.
+    #[test]
+    fn memory_by_sections() {
+        let row = |section: &str, label: &str, unit: &str, value: Value| {
+            json!({
+                "section": section, "key": "k", "label": label, "unit": unit, "value": value,
+                "text": "Words.",
+            })
+        };
+        let answer = json!({
+            "sentences": [
+                row("PROCESS", "RSS", "bytes", json!(9 << 20)),
+                row("PROCESS", "threads", "count", json!(14)),
+                row("HEAP", "arenas", "count", json!(2)),
+                row("ADDRESS SPACE", "arenas", "bytes", json!(64 << 20)),
+            ],
+            "plan": {"idle_bytes": 10 << 20, "full_bytes": 20 << 20, "large_bytes": 30 << 20},
+            "verdict": "No limit\u{1b} is set.",
+            "leak": {"word": "flat", "text": "flat: no leak"},
+        });
+        expect![[r#"
+            PROCESS
+              RSS                         9MiB  Words.
+              threads                       14  Words.
+
+            HEAP
+              arenas                         2  Words.
+
+            ADDRESS SPACE
+              arenas                     64MiB  Words.
+
+            planned: 10MiB idle, 20MiB with the queue full, 30MiB with a large message too
+            verdict: No limit\u{1b} is set.
+            over time: flat: no leak
+        "#]]
+        .assert_eq(&memory(&answer));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) struct Facts {
     pub(super) tcp_memory: Source<Option<u64>>,
     /// The recording's folder, where the process is a recorder.
     pub(super) out: Option<PathBuf>,
-    /// What it wrote last of its own figures.
+    /// What it wrote last of its own figures; of this process what its allocator says now.
     pub(super) heap: Source<OwnFigures>,
     /// Page cache of its tapes; none where it has none.
     pub(super) tapes: Source<Option<Cached>>,
@@ -60,7 +60,7 @@ pub(super) struct InGroup {
 /// What a recorder wrote of itself.
 pub(super) struct OwnFigures {
     pub(super) figures: Figures,
-    /// How long ago.
+    /// How long ago; zero where they were just asked for.
     pub(super) age: Duration,
 }
 
@@ -111,7 +111,10 @@ impl Facts {
             mappings: Mappings::of(process).map_err(|error| why(&error)),
             queues,
             tcp_memory: descriptors::tcp_memory(process).map_err(|error| why(&error)),
-            heap: own_figures(seen.as_deref()),
+            heap: match pid == std::process::id() {
+                true => Ok(OwnFigures { figures: Figures::own(), age: Duration::ZERO }),
+                false => own_figures(seen.as_deref()),
+            },
             out,
             tapes,
             group: cgroup::find(process).map(|group| InGroup {

@@ -9,13 +9,15 @@
 
 use std::env;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::plot::{Ink, plot, time_axis};
+use crate::admin::Sample;
 use crate::clock::{self, UnixNs};
 use crate::memory::Figures;
 use crate::memory::verdict::{Nature, Series, Slope, Verdict};
@@ -26,6 +28,9 @@ use crate::tape::name::{OWN, is_own};
 use crate::tape::reader::{Merge, Purpose, Tape, find};
 use crate::tools::Outcome;
 use crate::units::format_span;
+
+/// Whoever looks at the dashboard of a recorder that was just started waits no longer than this.
+const EARLIER_READ_MAX: Duration = Duration::from_secs(2);
 
 /// Which history is wanted.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -191,8 +196,7 @@ struct History {
 
 impl History {
     fn read(wanted: &Wanted) -> Result<History> {
-        let mut tape = own_tape(&wanted.out)?;
-        leave_out_before(&mut tape, wanted.from);
+        let tape = own_tape(&wanted.out)?;
         let mut history = History {
             out: wanted.out.clone(),
             times: None,
@@ -201,24 +205,10 @@ impl History {
             lines: 0,
             curves: FIGURES.iter().map(|_| Curve::default()).collect(),
         };
-        let mut merge = Merge::new(vec![tape], Purpose::Read);
-        loop {
-            match merge.advance() {
-                Ok(true) => {
-                    let piece = merge.piece();
-                    if !piece.is_whole() {
-                        continue;
-                    }
-                    let Ok(line) = Line::parse(piece.content()) else { continue };
-                    let is_wanted = (wanted.from..wanted.to).contains(&line.ts);
-                    if line.kind == Kind::Text && is_wanted {
-                        history.take(line.ts, line.raw);
-                    }
-                }
-                Ok(false) => break,
-                Err(error) => log::error!("{error}; going on after it"),
-            }
-        }
+        each_line(tape, wanted.from..wanted.to, log::Level::Error, |ts, raw| {
+            history.take(ts, raw);
+            true
+        });
         if history.lines == 0 {
             bail!("'{}' holds no figures of that time", wanted.out.display());
         }
@@ -400,6 +390,51 @@ fn own_tape(out: &Path) -> Result<Tape> {
             bail!("'{}' holds {} recordings: give the folder of one", out.display(), more + 1)
         }
     }
+}
+
+/// Each line of figures of that time, in order, until `take` says `false`. What can't be read is
+/// told at that level of the log, and left out.
+fn each_line(
+    mut tape: Tape,
+    times: Range<UnixNs>,
+    trouble: log::Level,
+    mut take: impl FnMut(UnixNs, &[u8]) -> bool,
+) {
+    leave_out_before(&mut tape, times.start);
+    let mut merge = Merge::new(vec![tape], Purpose::Read);
+    loop {
+        match merge.advance() {
+            Ok(true) => {
+                let piece = merge.piece();
+                if !piece.is_whole() {
+                    continue;
+                }
+                let Ok(line) = Line::parse(piece.content()) else { continue };
+                let is_wanted = line.kind == Kind::Text && times.contains(&line.ts);
+                if is_wanted && !take(line.ts, line.raw) {
+                    return;
+                }
+            }
+            Ok(false) => return,
+            Err(error) => log::log!(trouble, "{error}; going on after it"),
+        }
+    }
+}
+
+/// What earlier runs of this recording's recorder noted of their memory on its own tape, as far as
+/// it can be read within [`EARLIER_READ_MAX`]; nothing where there is none.
+pub fn read_earlier(out: &Path, times: Range<UnixNs>, take: &mut dyn FnMut(Sample)) {
+    let tape = match own_tape(out) {
+        Ok(tape) => tape,
+        Err(error) => return log::debug!("the memory of earlier runs is not known: {error:#}"),
+    };
+    let until = Instant::now() + EARLIER_READ_MAX;
+    each_line(tape, times, log::Level::Debug, |ts, raw| {
+        if let Ok(OwnLine { memory, .. }) = serde_json::from_slice(raw) {
+            take(Sample::of(ts, &memory));
+        }
+        Instant::now() < until
+    });
 }
 
 /// Segments that end before a time need not be read: the next one begins before it too.

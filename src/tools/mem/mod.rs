@@ -20,7 +20,7 @@ use self::facts::Facts;
 pub use self::history::{HistoryArgs, Wanted};
 use self::rows::Figure;
 use super::{Outcome, is_closed_pipe};
-use crate::admin::Sentence;
+use crate::admin::{Explained, Sentence, Unit};
 use crate::memory::process::{self, Process};
 
 /// Where the output is no terminal.
@@ -100,18 +100,24 @@ fn is_recorder(name: &str, arguments: &[&str]) -> bool {
     name == "feedtape" && command == Some(&"record")
 }
 
-/// A sentence on each figure of this process's memory; none where /proc can't be read.
-pub fn own_sentences() -> Vec<Sentence> {
-    let Ok(facts) = Facts::gather(&Process::own()) else { return Vec::new() };
-    let rows = rows::sections(&facts).into_iter().flat_map(|section| section.rows);
-    let told = rows.filter_map(|row| {
-        let bytes = match row.figure {
-            Figure::Bytes(value) | Figure::Count(value) => value,
-            Figure::Unknown(_) | Figure::Absent => return None,
-        };
-        Some(Sentence { key: row.key, label: row.label, bytes: Some(bytes), text: row.sentence })
-    });
-    told.collect()
+/// This process's memory, a sentence on each figure; nothing where /proc can't be read.
+pub fn own_explained() -> Explained {
+    let Ok(facts) = Facts::gather(&Process::own()) else { return Explained::default() };
+    let mut sentences = Vec::new();
+    for section in rows::sections(&facts) {
+        let told = section.rows.into_iter().filter_map(|row| {
+            let (unit, value, text) = match row.figure {
+                Figure::Bytes(value) => (Unit::Bytes, Some(value), row.sentence),
+                Figure::Count(value) => (Unit::Count, Some(value), row.sentence),
+                Figure::Unknown(why) => (Unit::Bytes, None, why),
+                Figure::Absent => return None,
+            };
+            let section = section.title.clone();
+            Some(Sentence { section, key: row.key, label: row.label, unit, value, text })
+        });
+        sentences.extend(told);
+    }
+    Explained { sentences, verdict: Some(verdict::verdict(&facts)) }
 }
 
 /// Runs the command.
@@ -160,6 +166,23 @@ mod tests {
         ] {
             assert_eq!(is_recorder(name, arguments), expected, "{name} {arguments:?}");
         }
+    }
+
+    /// Threads were told as bytes, and the heap, which the process knows best, not at all.
+    #[test]
+    fn this_process_explained() {
+        let Explained { sentences, verdict } = own_explained();
+        let find = |key: &str| sentences.iter().find(|one| one.key == key).unwrap();
+        assert_eq!(find("rss_bytes").unit, Unit::Bytes);
+        assert_eq!((find("threads").unit, &find("threads").section[..]), (Unit::Count, "PROCESS"));
+        let [in_use, held] = ["heap_in_use_bytes", "heap_held_bytes"].map(find);
+        assert_eq!((&in_use.section[..], &held.section[..]), ("HEAP", "HEAP"));
+        assert!(in_use.value > Some(0) && in_use.value <= held.value, "{in_use:?} {held:?}");
+        let heads: Vec<&str> = sentences.iter().map(|one| &one.section[..]).collect();
+        let changes = heads.windows(2).filter(|pair| pair[0] != pair[1]).count() + 1;
+        let different: std::collections::BTreeSet<_> = heads.iter().collect();
+        assert_eq!(changes, different.len(), "those of a section stand together: {heads:?}");
+        assert!(verdict.is_some_and(|verdict| verdict.ends_with('.')));
     }
 
     #[test]

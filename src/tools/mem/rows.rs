@@ -174,8 +174,10 @@ fn process(facts: &Facts) -> Section {
 fn heap(facts: &Facts) -> Section {
     let heap = &facts.heap;
     let title = match heap {
-        Ok(own) => format!("HEAP, as the recorder wrote {} ago", format_span(own.age_shown())),
-        Err(_) => "HEAP".to_string(),
+        Ok(own) if !own.age.is_zero() => {
+            format!("HEAP, as the recorder wrote {} ago", format_span(own.age_shown()))
+        }
+        Ok(_) | Err(_) => "HEAP".to_string(),
     };
     let arenas = heap.as_ref().map(|own| &own.figures.heap_arenas[..]).unwrap_or_default();
     let shown: Vec<String> = arenas
