@@ -72,7 +72,8 @@ pub struct FeedArgs {
     pub batch_bytes: Option<String>,
 
     /// A message that acknowledges a subscription: holds this text, or `/POINTER=VALUE`. The feed
-    /// counts as live when all are acknowledged; connect again where that does not happen.
+    /// counts as live when all are acknowledged; connect again where that does not happen. It does
+    /// not count as data, whenever it comes.
     #[arg(long, value_name = "MATCH", allow_hyphen_values = true, help_heading = "Subscriptions")]
     pub ack_match: Option<String>,
 
@@ -147,7 +148,14 @@ pub struct FeedArgs {
     #[arg(long, value_name = "RULE", allow_hyphen_values = true, help_heading = "Heartbeats")]
     pub reply: Vec<String>,
 
-    /// Connect again where no message comes in for so long; pings don't count. 0 is no limit.
+    /// A message that is no data, such as a heartbeat of the venue's own: holds this text, or
+    /// `/POINTER=VALUE`. It is recorded like all others, and does not show that the feed lives. May
+    /// be given several times.
+    #[arg(long, value_name = "MATCH", allow_hyphen_values = true, help_heading = "Heartbeats")]
+    pub not_data: Vec<String>,
+
+    /// Connect again where no data comes in for so long; pings, acknowledgements, refusals, answers
+    /// to heartbeats, what --reply replies to and what --not-data names don't count. 0 is no limit.
     /// [10ms..30d]
     #[arg(long, value_name = "SPAN", default_value = "5m", help_heading = "Feeds")]
     pub stale_after: String,
@@ -434,10 +442,17 @@ impl FeedArgs {
                 Err(mistake) => mistakes.add("--reply", rule, &mistake),
             }
         }
+        let mut not_data = Vec::new();
+        for pattern in &self.not_data {
+            match Matcher::parse(pattern) {
+                Ok(matcher) => not_data.push(matcher),
+                Err(mistake) => mistakes.about("--not-data", &mistake),
+            }
+        }
         if ack.is_some() && self.subscribe.is_empty() && self.subscribe_file.is_empty() {
             mistakes.about("--ack-match", "needs --subscribe: nothing is sent to acknowledge");
         }
-        Matchers { ack, refusal, answer, replies }
+        Matchers { ack, refusal, answer, replies, not_data }
     }
 
     fn check_keys(&self, mistakes: &mut Mistakes) -> Option<KeyOptions> {

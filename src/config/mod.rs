@@ -368,7 +368,7 @@ enum Kind {
 }
 
 /// Options that mean nothing to a feed that is polled.
-const STREAM_ONLY: [&str; 25] = [
+const STREAM_ONLY: [&str; 26] = [
     "subscribe",
     "subscribe-file",
     "subscribe-rate",
@@ -389,6 +389,7 @@ const STREAM_ONLY: [&str; 25] = [
     "heartbeat-answer",
     "heartbeat-deadline",
     "reply",
+    "not-data",
     "keys-after",
     "keys-expect",
     "keys-stale-after",
