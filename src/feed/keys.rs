@@ -1,7 +1,8 @@
 //! Which of a feed's symbols still speak: one that falls silent on a live connection is found.
 //!
-//! Owns the search for a message's keys (symbols, or topics: one message may have many) and the time
-//! each was last seen. A key is found by the bytes before it, with no parsing. Pure: time comes in with each call.
+//! Owns the search for a message's keys (symbols, or topics: one message may have many) and the
+//! time each was last seen. A key is found by the bytes before it, with no parsing. Pure: time
+//! comes in with each call.
 
 use std::collections::HashMap;
 use std::time::Duration;

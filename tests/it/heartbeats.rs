@@ -142,7 +142,7 @@ fn questions_are_no_data() {
 /// connection was kept for ever.
 #[test]
 fn heartbeats_of_the_venue_are_no_data() {
-    let script = accept().text("first").count_until_close(r#"{"channel":"heartbeat"} "#);
+    let script = accept().text("first").count_until_close(r#"{"channel":"heartbeat"}"#);
     let beat = r#"{"channel":"heartbeat"} 1"#;
     let run = Run::serve(Scheme::Ws, [script, accept().text("x").listen_until_close()])
         .option("--not-data", r#""channel":"heartbeat""#)

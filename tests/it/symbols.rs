@@ -96,7 +96,7 @@ fn expected_and_never_seen() {
 /// An acknowledgement and a refusal name a symbol too, which made a dead one live.
 #[test]
 fn only_data_shows_that_a_symbol_lives() {
-    let refusals = accept().text(&trade("BTC")).count_until_close(r#"{"error":{"s":"BTC"}} "#);
+    let refusals = accept().text(&trade("BTC")).count_until_close(r#"{"error":{"s":"BTC"}}"#);
     let next = accept().text(&trade("BTC")).expect_bye();
     let run = Run::serve(Scheme::Ws, [refusals, next])
         .args("--keys-then reconnect --refuse-match error")
