@@ -18,7 +18,7 @@ use crate::feed::keys::{KEYS_MAX, KeyOptions, OnSilence};
 use crate::feed::matcher::{Matcher, Matchers, Reply};
 use crate::feed::session::{OnRefusal, Rules};
 use crate::feed::text::Text;
-use crate::feed::tls::TlsOptions;
+use crate::feed::tls::{TlsMistake, TlsOptions};
 use crate::feed::transport::Route;
 use crate::feed::upgrade::{Target, check_header};
 use crate::feed::url::{FeedUrl, is_http};
@@ -539,7 +539,11 @@ impl FeedArgs {
         if tls != TlsOptions::default()
             && let Err(mistake) = common.connectors.get(&tls)
         {
-            mistakes.say(mistake);
+            let TlsMistake { option, path, what } = &mistake;
+            match path {
+                Some(path) => mistakes.add(option, &path.display().to_string(), what),
+                None => mistakes.about(option, what),
+            }
         }
         tls
     }

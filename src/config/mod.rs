@@ -297,7 +297,8 @@ fn unique(
     let mut planned = Vec::new();
     for Made { plan, symbols } in parts {
         if plan.name() != name && !names.insert(plan.name().clone()) {
-            mistakes.say(format!("'{name}': there is a feed named '{}' already", plan.name()));
+            let what = format!("there is a feed named '{}' already", plan.name());
+            mistakes.about("--per-connection", &what);
         }
         planned.push(Planned { plan, symbols, table: name.clone(), place: place.clone() });
     }

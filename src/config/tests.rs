@@ -65,7 +65,7 @@ fn all_mistakes_are_found_at_once_and_quoted() {
         "'a,b'",
         "--header",
         "'/does/not/exist'",
-        "--cert needs --key",
+        "--cert '/does/not/exist': needs --key",
     ] {
         assert!(mistakes.iter().any(|m| m.contains(quoted)), "{quoted}: {mistakes:#?}");
     }
@@ -232,6 +232,21 @@ fn broken_toml_is_told_with_lines() {
     let mistakes = check_file("out = \n[feed.a\nurl = 'x'\nurl = 'y'\n", "").unwrap_err();
     assert!(mistakes.iter().all(|m| m.starts_with("feeds.toml:")), "{mistakes:?}");
     assert!(mistakes.len() >= 2, "{mistakes:?}");
+}
+
+/// They stood there without file, line or feed.
+#[test]
+fn mistakes_of_tls_and_polls_have_lines() {
+    let feed = |lines: &str| format!("out = 'o'\n[feed.a]\nurl = 'wss://x/'\n{lines}");
+    told(&feed("key = '/k'"), &["feeds.toml:4: [feed.a] key '/k': needs --cert with its cert"]);
+    told(&feed("cert = '/k'"), &["feeds.toml:4: [feed.a] cert '/k': needs --key with its priv"]);
+    told(&feed("cacert = '/dev/null'"), &["4: [feed.a] cacert '/dev/null': no certificate in PEM"]);
+    told(&feed("cacert = '/nowhere'"), &["4: [feed.a] cacert '/nowhere': No such file"]);
+    let poll = "out = 'o'\n[feed.b]\nurl = 'http://x/'";
+    told(poll, &["feeds.toml:3: [feed.b] url 'http://x/': is polled, and needs --every"]);
+    let split = "url = 'ws://x/{symbol}'\nsymbols = ['b']\nper-connection = 1";
+    let both = format!("out = 'o'\n[feed.a-b]\nurl = 'ws://x/'\n[feed.a]\n{split}");
+    told(&both, &["7: [feed.a] per-connection: there is a feed named 'a-b' already"]);
 }
 
 /// None of these was understood, or it was taken for something else.
