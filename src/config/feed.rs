@@ -3,6 +3,7 @@
 //! Owns their defaults and bounds, and what makes one or more feeds of them. All mistakes are
 //! noted.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::feed::keys::{KEYS_MAX, KeyOptions, OnSilence};
 use crate::feed::matcher::{Matcher, Matchers, Reply};
 use crate::feed::session::{OnRefusal, Rules};
 use crate::feed::text::Text;
-use crate::feed::tls::TlsOptions;
+use crate::feed::tls::{TlsMistake, TlsOptions};
 use crate::feed::transport::Route;
 use crate::feed::upgrade::{Target, check_header};
 use crate::feed::url::{FeedUrl, is_http};
@@ -72,7 +73,8 @@ pub struct FeedArgs {
     pub batch_bytes: Option<String>,
 
     /// A message that acknowledges a subscription: holds this text, or `/POINTER=VALUE`. The feed
-    /// counts as live when all are acknowledged; connect again where that does not happen.
+    /// counts as live when all are acknowledged; connect again where that does not happen. It does
+    /// not count as data, whenever it comes.
     #[arg(long, value_name = "MATCH", allow_hyphen_values = true, help_heading = "Subscriptions")]
     pub ack_match: Option<String>,
 
@@ -147,7 +149,14 @@ pub struct FeedArgs {
     #[arg(long, value_name = "RULE", allow_hyphen_values = true, help_heading = "Heartbeats")]
     pub reply: Vec<String>,
 
-    /// Connect again where no message comes in for so long; pings don't count. 0 is no limit.
+    /// A message that is no data, such as a heartbeat of the venue's own: holds this text, or
+    /// `/POINTER=VALUE`. It is recorded like all others, and does not show that the feed lives. May
+    /// be given several times.
+    #[arg(long, value_name = "MATCH", allow_hyphen_values = true, help_heading = "Heartbeats")]
+    pub not_data: Vec<String>,
+
+    /// Connect again where no data comes in for so long; pings, acknowledgements, refusals, answers
+    /// to heartbeats, what --reply replies to and what --not-data names don't count. 0 is no limit.
     /// [10ms..30d]
     #[arg(long, value_name = "SPAN", default_value = "5m", help_heading = "Feeds")]
     pub stale_after: String,
@@ -254,24 +263,30 @@ impl FeedArgs {
         }
     }
 
-    /// The feeds of one URL: more than one where lists are split.
+    /// The feeds of one URL: more than one where lists are split. `own`: options that are meant for
+    /// it, rather than for several feeds.
     pub(super) fn feeds(
         &self,
-        name: &FeedName,
-        url: &str,
+        (name, url): (&FeedName, &str),
         checked: &Checked,
+        own: &BTreeSet<String>,
         mistakes: &mut Mistakes,
     ) -> Vec<Made> {
         let lists = Lists {
+            name,
             url,
+            own,
+            typed_texts: self.subscribe.len(),
+            listens: self.poll.on_feed.is_some(),
             symbols: &self.symbols,
             topics: &self.topics,
             texts: &checked.texts,
-            keys: &self.keys_expect,
+            keys: if checked.options.keys.is_some() { &self.keys_expect } else { &[] },
             per_connection: checked.per_connection,
             batch_items: checked.batch_items,
             batch_bytes: checked.batch_bytes,
         };
+        lists.check(mistakes);
         let parts = lists.expand(mistakes);
         parts.into_iter().filter_map(|part| self.feed(name, part, checked, mistakes)).collect()
     }
@@ -299,6 +314,8 @@ impl FeedArgs {
         options.rules.subscriptions = options.subscriptions.len();
         options.rules.acks = match (&options.matchers.ack, checked.ack_per) {
             (None, _) => 0,
+            // Common options may name acknowledgements for a feed that sends nothing.
+            (Some(_), _) if options.subscriptions.is_empty() => 0,
             (Some(_), AckPer::Text) => options.subscriptions.len(),
             (Some(_), AckPer::Item) => part.items.max(options.subscriptions.len()),
             (Some(_), AckPer::Connection) => 1,
@@ -333,6 +350,7 @@ impl FeedArgs {
     fn check_options(&self, common: Common<'_>, mistakes: &mut Mistakes) -> FeedOptions {
         let max_message = mistakes.size("--max-message", &self.max_message, "1KiB", "256MiB");
         debug_assert!(max_message <= MESSAGE_BYTES_MAX);
+        let rules = self.check_rules(mistakes);
         FeedOptions {
             name: FeedName::derive(""),
             target: Target {
@@ -349,8 +367,8 @@ impl FeedArgs {
             },
             subscriptions: Arc::default(),
             items: 0,
-            rules: self.check_rules(mistakes),
-            heartbeat: self.check_heartbeat(mistakes),
+            heartbeat: self.check_heartbeat(!rules.heartbeat_every.is_zero(), mistakes),
+            rules,
             matchers: self.check_matchers(mistakes),
             keys: self.check_keys(mistakes),
             connect_rate: check_rate("--connect-rate", &self.connect_rate, mistakes),
@@ -391,7 +409,11 @@ impl FeedArgs {
             acks: 0,
             ack_deadline,
             on_refusal: mistakes.word("--refuse-then", &self.refuse_then, &refusals),
-            heartbeat_every,
+            // Common options may say how often, for a feed that sends none.
+            heartbeat_every: match self.heartbeat_send {
+                Some(_) => heartbeat_every,
+                None => Duration::ZERO,
+            },
             answer_deadline: match self.heartbeat_answer {
                 Some(_) => answer_deadline,
                 None => Duration::ZERO,
@@ -399,21 +421,14 @@ impl FeedArgs {
         }
     }
 
-    fn check_heartbeat(&self, mistakes: &mut Mistakes) -> Option<Text> {
-        let is_on = !matches!(self.heartbeat_every.as_str(), "0" | "0s" | "0ms");
-        match (&self.heartbeat_send, is_on) {
-            (Some(text), true) => match secrets::expand(text) {
-                Ok(text) => return Some(text),
-                Err(mistake) => mistakes.about("--heartbeat-send", &mistake),
-            },
-            (Some(_), false) => mistakes.about("--heartbeat-send", "needs --heartbeat-every"),
-            (None, true) => mistakes.about("--heartbeat-every", "needs --heartbeat-send"),
-            (None, false) if self.heartbeat_answer.is_some() => {
-                mistakes.about("--heartbeat-answer", "needs --heartbeat-every");
+    fn check_heartbeat(&self, is_on: bool, mistakes: &mut Mistakes) -> Option<Text> {
+        match secrets::expand(self.heartbeat_send.as_ref()?) {
+            Ok(text) => is_on.then_some(text),
+            Err(mistake) => {
+                mistakes.about("--heartbeat-send", &mistake);
+                None
             }
-            (None, false) => {}
         }
-        None
     }
 
     fn check_matchers(&self, mistakes: &mut Mistakes) -> Matchers {
@@ -434,10 +449,14 @@ impl FeedArgs {
                 Err(mistake) => mistakes.add("--reply", rule, &mistake),
             }
         }
-        if ack.is_some() && self.subscribe.is_empty() && self.subscribe_file.is_empty() {
-            mistakes.about("--ack-match", "needs --subscribe: nothing is sent to acknowledge");
+        let mut not_data = Vec::new();
+        for pattern in &self.not_data {
+            match Matcher::parse(pattern) {
+                Ok(matcher) => not_data.push(matcher),
+                Err(mistake) => mistakes.about("--not-data", &mistake),
+            }
         }
-        Matchers { ack, refusal, answer, replies }
+        Matchers { ack, refusal, answer, replies, not_data }
     }
 
     fn check_keys(&self, mistakes: &mut Mistakes) -> Option<KeyOptions> {
@@ -455,12 +474,7 @@ impl FeedArgs {
                 mistakes.about("--keys-after", "is empty; write what stands before a symbol");
                 return None;
             }
-            None => {
-                if !self.keys_expect.is_empty() {
-                    mistakes.about("--keys-expect", "needs --keys-after");
-                }
-                return None;
-            }
+            None => return None,
         };
         Some(KeyOptions { after, expect: Vec::new(), stale_after, then })
     }
@@ -524,7 +538,11 @@ impl FeedArgs {
         if tls != TlsOptions::default()
             && let Err(mistake) = common.connectors.get(&tls)
         {
-            mistakes.say(mistake);
+            let TlsMistake { option, path, what } = &mistake;
+            match path {
+                Some(path) => mistakes.add(option, &path.display().to_string(), what),
+                None => mistakes.about(option, what),
+            }
         }
         tls
     }

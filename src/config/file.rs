@@ -15,7 +15,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::mistakes::{Mistakes, Place};
-use super::typed::{Kind, Known, Options};
+use super::typed::{Kind, Known, Options, nearest};
 
 /// Largest feeds file, in bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -68,8 +68,11 @@ pub(super) fn read(path: &Path, schema: &Schema, mistakes: &mut Mistakes) -> Opt
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
     let mut reader = Reader { shown, folder, text: &text, schema, mistakes };
     for error in &errors {
-        let line = reader.line(&error.span().unwrap_or_default());
-        reader.mistakes.say(format!("{line}: {}", error.message().trim_end_matches('.')));
+        let span = error.span().unwrap_or_default();
+        let line = reader.line(&span);
+        let key = key_at(&text, &span).map(|key| format!(" '{key}'")).unwrap_or_default();
+        let what = error.message().trim_end_matches('.');
+        reader.mistakes.say(format!("{line}: {what}{key}"));
     }
     // What was made of broken lines would only lead to further mistakes.
     errors.is_empty().then(|| reader.file(document.get_ref()))
@@ -151,7 +154,16 @@ impl Reader<'_> {
                 ("defaults" | "feed", _) => {
                     self.say(key, "", "must be a table: [defaults] and [feed.NAME]");
                 }
-                _ => self.option("", key, value, &mut top),
+                (written, found) => {
+                    let is_table = matches!(found, DeValue::Table(_));
+                    match table_meant(written, self.schema).filter(|_| is_table) {
+                        Some(meant) => {
+                            let what = format!("is no table of options; did you mean {meant}?");
+                            self.say(key, "", &what);
+                        }
+                        None => self.option("", key, value, &mut top),
+                    }
+                }
             }
         }
         let feeds = feeds.into_iter();
@@ -215,8 +227,15 @@ impl Reader<'_> {
                     table.options.insert(name.to_string(), values);
                 }
             }
-            (None, _) => {
-                let what = unknown(written, known, others, label);
+            (None, _) if known.has_group(written) => {
+                let group = known.group(written).join(" = .., ");
+                let what =
+                    format!("must be a table: {written} = {{ {group} = .. }}, or parts of it");
+                self.say(key, label, &what);
+            }
+            (None, value) => {
+                let is_table = matches!(value, DeValue::Table(_));
+                let what = unknown(written, is_table, (known, others), label);
                 self.say(key, label, &what);
             }
         }
@@ -284,16 +303,35 @@ impl Reader<'_> {
     }
 }
 
+/// The table of feeds that was meant, perhaps, by this name of one at the top of the file.
+fn table_meant(written: &str, schema: &Schema) -> Option<&'static str> {
+    if schema.recorder.has_group(written) || schema.recorder.kind(written).is_some() {
+        return None;
+    }
+    let (_, meant) = nearest(["defaults", "feed"].into_iter(), written)?;
+    Some(if meant == "feed" { "[feed.NAME]" } else { "[defaults]" })
+}
+
 /// What is to be said about a key that is no option of its table.
-fn unknown(written: &str, known: &Known, others: &Known, label: &str) -> String {
+fn unknown(
+    written: &str,
+    is_table: bool,
+    (known, others): (&Known, &Known),
+    label: &str,
+) -> String {
     let elsewhere = match label {
         "" => "under [defaults] or [feed.NAME]: it is for feeds",
         _ => "at the top of the file: it is for the recorder",
     };
-    if others.kind(written).is_some() || others.has_group(written) {
+    if written == "url" {
+        return "belongs under [feed.NAME]: each feed has one of its own".to_string();
+    }
+    if others.kind(written).is_some() || (is_table && others.has_group(written)) {
         return format!("belongs {elsewhere}");
     }
-    match (known.nearest(written), others.nearest(written)) {
+    // A feed's own table has its URL, too.
+    let more: &[&str] = if label.starts_with("[feed.") { &["url"] } else { &[] };
+    match (known.nearest(more, written), others.nearest(&[], written)) {
         (Some((near, _)), Some((nearer, name))) if nearer > near => {
             format!("is no option; did you mean '{name}'? It belongs {elsewhere}")
         }
@@ -303,6 +341,14 @@ fn unknown(written: &str, known: &Known, others: &Known, label: &str) -> String 
         }
         (None, None) => "is no option; 'feedtape help record' has them all".to_string(),
     }
+}
+
+/// The key or the table's name that stands there, if it is one: a value may be a secret.
+fn key_at<'t>(text: &'t str, span: &Range<usize>) -> Option<&'t str> {
+    let key = text.get(span.clone()).filter(|key| !key.is_empty())?;
+    let is_key = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    let rest = text[span.end..].trim_start_matches([' ', '\t']);
+    (is_key && rest.starts_with(['=', '.', ']'])).then_some(key)
 }
 
 /// Keys and values as they stand in the file.

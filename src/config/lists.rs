@@ -2,9 +2,10 @@
 //! templates, cut into messages, and split over connections.
 //!
 //! Owns the templates. Only the placeholders named here are replaced; all other braces are JSON's.
+//! Which of them may stand where is checked in `placeholders`, before.
 //! What stands at the end of a list stays there: adding to it changes no name and no earlier part.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::mistakes::Mistakes;
 use crate::tape::name::FeedName;
@@ -19,15 +20,22 @@ const URL_SYMBOLS_BETWEEN: &str = ",";
 
 /// What was written.
 pub(super) struct Lists<'a> {
+    pub(super) name: &'a FeedName,
     pub(super) url: &'a str,
     pub(super) symbols: &'a [String],
     pub(super) topics: &'a [String],
-    /// Texts to send, templates among them.
+    /// Texts to send, templates among them; the first `typed_texts` of --subscribe, the others of
+    /// files.
     pub(super) texts: &'a [String],
+    pub(super) typed_texts: usize,
     pub(super) keys: &'a [String],
     pub(super) per_connection: Option<usize>,
     pub(super) batch_items: usize,
     pub(super) batch_bytes: usize,
+    /// Whether it is a poll for what happens to another feed.
+    pub(super) listens: bool,
+    /// Options that were written for it alone.
+    pub(super) own: &'a BTreeSet<String>,
 }
 
 /// One connection's share.
@@ -71,9 +79,6 @@ impl Lists<'_> {
         }
         let items = self.items();
         if items.is_empty() {
-            if self.per_connection.is_some() {
-                mistakes.about("--per-connection", "needs --symbols or --topics to split");
-            }
             let (url, texts, keys) =
                 (self.url.to_string(), self.texts.to_vec(), self.keys.to_vec());
             return vec![Part { url, texts, keys, ..Part::default() }];
@@ -276,8 +281,20 @@ mod tests {
         let (symbols, topics) = (strings(symbols), strings(topics));
         let (texts, keys) = (strings(texts), strings(&["{SYMBOL}", "all"]));
         let (symbols, topics, texts, keys) = (&symbols, &topics, &texts, &keys);
-        let lists =
-            Lists { url, symbols, topics, texts, keys, per_connection, batch_items, batch_bytes };
+        let lists = Lists {
+            name: &FeedName::derive("a"),
+            url,
+            symbols,
+            topics,
+            texts,
+            typed_texts: texts.len(),
+            keys,
+            per_connection,
+            batch_items,
+            batch_bytes,
+            listens: false,
+            own: &BTreeSet::new(),
+        };
         let mut mistakes = Mistakes::default();
         let parts = lists.expand(&mut mistakes);
         mistakes.into_result(parts)
@@ -355,7 +372,6 @@ mod tests {
             assert!(mistakes.iter().any(|m| m.contains(told)), "{told}: {mistakes:?}");
         };
         let (url, t) = ("ws://h/", r#"{"a":[{topics}]}"#);
-        check(expand(url, &[], &[], &[], Some(5), NO_LIMIT), "--per-connection: needs");
         check(expand(url, &["a", "b", "a"], &[], &[], None, NO_LIMIT), "--symbols 'a': stands");
         check(expand("ws://h/{symbol}", &["a", "b"], &[], &[], None, NO_LIMIT), "must be 1");
         check(expand(url, &["abcdef"], &["{symbol}"], &[t], None, (9, 12)), "--batch-bytes: a");

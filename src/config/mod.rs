@@ -11,7 +11,9 @@ mod file;
 mod keep;
 mod lists;
 mod mistakes;
+mod needs;
 mod network;
+mod placeholders;
 mod poll;
 mod recorder;
 mod secrets;
@@ -20,7 +22,7 @@ mod typed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -184,7 +186,11 @@ impl RecordArgs {
                 return mistakes.into_result(()).and(Err(Vec::new()));
             };
             let mut written = file.recorder;
+            mistakes.at(file.place.clone());
+            needs::check(written.keys(), &written, &mut mistakes);
             written.extend(self.typed.recorder.clone());
+            mistakes.at(Place::CommandLine);
+            needs::check(self.typed.recorder.keys(), &written, &mut mistakes);
             match typed::make(&written) {
                 Ok(args) => (recorder, place) = (args, file.place),
                 Err(mistake) => mistakes.say(format!("{}: {mistake}", path.display())),
@@ -202,6 +208,10 @@ impl RecordArgs {
                     ));
                 }
             }
+        }
+        if self.sources.config.is_none() {
+            let typed = &self.typed.recorder;
+            needs::check(typed.keys(), typed, &mut mistakes);
         }
         mistakes.at(place);
         let mut options = recorder.check(purpose, &mut mistakes);
@@ -230,7 +240,16 @@ impl RecordArgs {
             return Vec::new();
         }
         let kinds = typed.iter().map(|text| Kind::of(split_name(text).1));
-        Kind::check_all(&kinds.collect::<Vec<_>>(), self.typed.feed.keys(), mistakes);
+        let kinds: Vec<Kind> = kinds.collect();
+        Kind::check_all(&kinds, self.typed.feed.keys(), mistakes);
+        if kinds.contains(&Kind::Stream) {
+            needs::check(self.typed.feed.keys(), &self.typed.feed, mistakes);
+        }
+        // What several feeds share, one of them may have no use for.
+        let own = match typed.len() {
+            1 => self.typed.feed.keys().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
         let checked = self.feed.check(common, mistakes);
         // Names that were given come first: derived ones make way for them.
         let mut given = Vec::new();
@@ -259,7 +278,7 @@ impl RecordArgs {
                     }
                 },
             };
-            let parts = self.feed.feeds(&name, url, &checked, mistakes);
+            let parts = self.feed.feeds((&name, url), &checked, &own, mistakes);
             feeds.extend(unique(parts, &name, &Place::CommandLine, names, mistakes));
         }
         feeds
@@ -290,8 +309,12 @@ fn written_feeds(
         }
     };
     let Some(url) = &table.url else { return Vec::new() };
-    Kind::check_all(&[Kind::of(url)], table.own.iter(), mistakes);
-    let parts = args.feeds(&name, url, &checked, mistakes);
+    let kind = Kind::of(url);
+    Kind::check_all(&[kind], table.own.iter(), mistakes);
+    if kind == Kind::Stream {
+        needs::check(table.own.iter(), &table.options, mistakes);
+    }
+    let parts = args.feeds((&name, url), &checked, &table.own, mistakes);
     unique(parts, &name, &table.place, names, mistakes)
 }
 
@@ -306,7 +329,8 @@ fn unique(
     let mut planned = Vec::new();
     for Made { plan, symbols } in parts {
         if plan.name() != name && !names.insert(plan.name().clone()) {
-            mistakes.say(format!("'{name}': there is a feed named '{}' already", plan.name()));
+            let what = format!("there is a feed named '{}' already", plan.name());
+            mistakes.about("--per-connection", &what);
         }
         planned.push(Planned { plan, symbols, table: name.clone(), place: place.clone() });
     }
@@ -377,7 +401,7 @@ enum Kind {
 }
 
 /// Options that mean nothing to a feed that is polled.
-const STREAM_ONLY: [&str; 25] = [
+const STREAM_ONLY: [&str; 26] = [
     "subscribe",
     "subscribe-file",
     "subscribe-rate",
@@ -398,6 +422,7 @@ const STREAM_ONLY: [&str; 25] = [
     "heartbeat-answer",
     "heartbeat-deadline",
     "reply",
+    "not-data",
     "keys-after",
     "keys-expect",
     "keys-stale-after",

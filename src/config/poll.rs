@@ -107,7 +107,8 @@ impl PollArgs {
         mistakes: &mut Mistakes,
     ) -> PollOptions {
         if self.every.is_none() && self.on_feed.is_none() {
-            mistakes.say(format!("'{url}' is polled, and needs --every or --on-feed to say when"));
+            let what = "is polled, and needs --every or --on-feed to say when";
+            mistakes.add("url", &url.to_string(), what);
         }
         for (name, _) in &common.target.headers {
             let ours = ["content-length", "transfer-encoding"];
@@ -379,7 +380,7 @@ mod tests {
                 assert!(mistakes.iter().any(|m| m.contains(word)), "{typed}: {mistakes:#?}");
             }
         };
-        says("http://h/", &["'http://h/' is polled, and needs --every or --on-feed"]);
+        says("http://h/", &["url 'http://h/': is polled, and needs --every or --on-feed"]);
         says("ws://h/ --every 1m --weight 2", &["--every: is for feeds", "--weight: is for"]);
         says("a=ws://h/ http://h/ --on-feed b", &["'b'", "there are: a"]);
         says("http://h/ --on-feed b", &["there is no ws"]);

@@ -15,7 +15,7 @@ pub(super) fn check(typed: &str) -> Result<RecorderOptions, Vec<String>> {
 }
 
 /// The n-th feed, which is no poll.
-fn stream(options: &RecorderOptions, n: usize) -> &FeedOptions {
+pub(super) fn stream(options: &RecorderOptions, n: usize) -> &FeedOptions {
     match &options.feeds[n] {
         FeedPlan::Stream(feed) => feed,
         FeedPlan::Poll(poll) => panic!("{} is polled", poll.name),
@@ -65,7 +65,7 @@ fn all_mistakes_are_found_at_once_and_quoted() {
         "'a,b'",
         "--header",
         "'/does/not/exist'",
-        "--cert needs --key",
+        "--cert '/does/not/exist': needs --key",
     ] {
         assert!(mistakes.iter().any(|m| m.contains(quoted)), "{quoted}: {mistakes:#?}");
     }
@@ -98,7 +98,7 @@ fn defaults_are_those_of_the_manual() {
 }
 
 /// What a file with this text makes, with what was typed beside it.
-fn check_file(text: &str, typed: &str) -> Result<RecorderOptions, Vec<String>> {
+pub(super) fn check_file(text: &str, typed: &str) -> Result<RecorderOptions, Vec<String>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("feeds.toml");
     std::fs::write(&path, text).unwrap();
@@ -108,6 +108,15 @@ fn check_file(text: &str, typed: &str) -> Result<RecorderOptions, Vec<String>> {
     let folder = format!("{}/", dir.path().display());
     let strip = |mistakes: Vec<String>| mistakes.iter().map(|m| m.replace(&folder, "")).collect();
     checked(words).map_err(strip)
+}
+
+/// A file with this text has mistakes, with all of `words`.
+pub(super) fn told(text: &str, words: &[&str]) {
+    let mistakes = check_file(text, "").err().unwrap_or_default();
+    for word in words {
+        let is_told = mistakes.iter().any(|mistake| mistake.contains(word));
+        assert!(is_told, "'{word}' is not in {mistakes:#?} of:\n{text}");
+    }
 }
 
 fn checked(words: Vec<&str>) -> Result<RecorderOptions, Vec<String>> {
@@ -235,6 +244,46 @@ fn broken_toml_is_told_with_lines() {
     let mistakes = check_file("out = \n[feed.a\nurl = 'x'\nurl = 'y'\n", "").unwrap_err();
     assert!(mistakes.iter().all(|m| m.starts_with("feeds.toml:")), "{mistakes:?}");
     assert!(mistakes.len() >= 2, "{mistakes:?}");
+}
+
+/// They stood there without file, line or feed.
+#[test]
+fn mistakes_of_tls_and_polls_have_lines() {
+    let feed = |lines: &str| format!("out = 'o'\n[feed.a]\nurl = 'wss://x/'\n{lines}");
+    told(&feed("key = '/k'"), &["feeds.toml:4: [feed.a] key '/k': needs --cert with its cert"]);
+    told(&feed("cert = '/k'"), &["feeds.toml:4: [feed.a] cert '/k': needs --key with its priv"]);
+    told(&feed("cacert = '/dev/null'"), &["4: [feed.a] cacert '/dev/null': no certificate in PEM"]);
+    told(&feed("cacert = '/nowhere'"), &["4: [feed.a] cacert '/nowhere': No such file"]);
+    let poll = "out = 'o'\n[feed.b]\nurl = 'http://x/'";
+    told(poll, &["feeds.toml:3: [feed.b] url 'http://x/': is polled, and needs --every"]);
+    let split = "url = 'ws://x/{symbol}'\nsymbols = ['b']\nper-connection = 1";
+    let both = format!("out = 'o'\n[feed.a-b]\nurl = 'ws://x/'\n[feed.a]\n{split}");
+    told(&both, &["7: [feed.a] per-connection: there is a feed named 'a-b' already"]);
+}
+
+/// None of these was understood, or it was taken for something else.
+#[test]
+fn slips_of_the_file_are_named() {
+    let feed = |lines: &str| format!("out = 'o'\n[feed.a]\n{lines}");
+    for slip in ["ulr", "ur", "URL", "urll"] {
+        let url = format!("feeds.toml:3: [feed.a] {slip}: is no option; did you mean 'url'?");
+        told(&feed(&format!("{slip} = 'ws://x/'")), &[&url]);
+    }
+    for slip in ["feeds", "fed", "Feed", "efed"] {
+        let text = format!("out = 'o'\n[{slip}.a]\nurl = 'ws://x/'");
+        told(&text, &[&format!("2: {slip}: is no table of options; did you mean [feed.NAME]?")]);
+    }
+    for slip in ["default", "defualts"] {
+        let text = format!("[{slip}]\nstale-after = '1s'\n{}", feed("url = 'ws://x/'"));
+        told(&text, &[&format!("1: {slip}: is no table of options; did you mean [defaults]?")]);
+    }
+    told("url = 'ws://x/'", &["feeds.toml:1: url: belongs under [feed.NAME]"]);
+    told("[defaults]\nurl = 'ws://x/'", &["2: [defaults] url: belongs under [feed.NAME]"]);
+    let on = "4: [feed.a] on: must be a table: on = { events = .., feed = .. }, or parts of it";
+    told(&feed("url = 'http://x/'\non = 'x'"), &[on]);
+    told(&feed("url = 'ws://x/'\nping = '5s'"), &["ping: must be a table: ping = { every = .. }"]);
+    told(&feed("url = 'ws://x/'\nkye = 'x'"), &["kye: is no option; did you mean 'key'?"]);
+    told(&feed("url = 'ws://x/'\nurl = 'ws://y/'"), &["feeds.toml:4: ", " 'url'"]);
 }
 
 /// The manual's example is one that works.

@@ -15,6 +15,8 @@ pub(super) type Options = BTreeMap<String, Vec<OsString>>;
 
 /// How a name must resemble another to be taken for a slip (Jaro-Winkler, 1 is equal).
 const NEAR: f64 = 0.85;
+/// How near a name is from which one letter differs, or two are swapped, at least.
+const SLIP: f64 = 0.9;
 
 /// What an option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +57,38 @@ impl Known {
         self.0.keys().any(|option| begins(option).is_some())
     }
 
-    /// The option that was meant, perhaps, and how near it is.
-    pub(super) fn nearest(&self, written: &str) -> Option<(f64, &str)> {
-        let written = written.to_lowercase().replace('_', "-");
-        let near = self.0.keys().map(|name| (strsim::jaro_winkler(name, &written), name.as_str()));
-        near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= NEAR)
+    /// What follows `name-` in those options.
+    pub(super) fn group(&self, name: &str) -> Vec<&str> {
+        let rest = |option: &'_ String| -> Option<usize> {
+            option.strip_prefix(name)?.strip_prefix('-').map(str::len)
+        };
+        let options = self.0.keys();
+        options.filter_map(|option| Some(&option[option.len() - rest(option)?..])).collect()
     }
+
+    /// The option, or other key, that was meant, perhaps, and how near it is.
+    pub(super) fn nearest<'k>(
+        &'k self,
+        others: &[&'k str],
+        written: &str,
+    ) -> Option<(f64, &'k str)> {
+        nearest(self.0.keys().map(String::as_str).chain(others.iter().copied()), written)
+    }
+}
+
+/// Which of these was meant, perhaps, and how near it is.
+pub(super) fn nearest<'k>(
+    names: impl Iterator<Item = &'k str>,
+    written: &str,
+) -> Option<(f64, &'k str)> {
+    let written = written.to_lowercase().replace('_', "-");
+    let near = names.map(|name| {
+        // Of a short word that has one slip little is like it.
+        let is_slip = written.len() > 1 && strsim::osa_distance(name, &written) <= 1;
+        let score = strsim::jaro_winkler(name, &written);
+        (if is_slip { score.max(SLIP) } else { score }, name)
+    });
+    near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= NEAR)
 }
 
 /// What was typed for options of `A`; defaults are left out.

@@ -1,7 +1,8 @@
 //! Which of a feed's symbols still speak: one that falls silent on a live connection is found.
 //!
-//! Owns the search for a message's key (the symbol, or the topic) and the time each was last seen.
-//! A key is found by the bytes before it, with no parsing. Pure: time comes in with each call.
+//! Owns the search for a message's keys (symbols, or topics: one message may have many) and the
+//! time each was last seen. A key is found by the bytes before it, with no parsing. Pure: time
+//! comes in with each call.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -90,27 +91,23 @@ impl Keys {
         self.look_at = None;
     }
 
-    /// A message came in.
+    /// A message of data came in. Nothing is allocated for keys that are known.
     pub fn see(&mut self, message: &[u8], now: Mono) {
-        let Some(key) = self.key_of(message) else { return };
+        let Keys { options, finder, seen: known, .. } = self;
         let seen = Seen { at: now, is_silent: false };
-        if let Some(place) = self.seen.get_mut(key) {
-            *place = seen;
-        } else if self.seen.len() < KEYS_MAX {
-            self.seen.insert(Box::from(key), seen);
+        let mut last: &[u8] = &[];
+        for key in keys_of(message, finder, &options.after) {
+            // Many trades of one symbol, say: it is looked up once.
+            if key == last {
+                continue;
+            }
+            last = key;
+            if let Some(place) = known.get_mut(key) {
+                *place = seen;
+            } else if known.len() < KEYS_MAX {
+                known.insert(Box::from(key), seen);
+            }
         }
-    }
-
-    fn key_of<'m>(&self, message: &'m [u8]) -> Option<&'m [u8]> {
-        let start = self.finder.find(message)? + self.options.after.len();
-        let rest = &message[start..message.len().min(start + KEY_BYTES_MAX + 1)];
-        let is_quoted = self.options.after.ends_with('"');
-        let is_end = |byte: &u8| match is_quoted {
-            true => *byte == b'"',
-            false => b",}]\" \n".contains(byte),
-        };
-        let end = rest.iter().position(is_end)?;
-        (end > 0).then(|| &rest[..end])
     }
 
     /// When to look for silent keys.
@@ -146,6 +143,25 @@ impl Keys {
     }
 }
 
+/// All keys of a message, in order; no more than are watched.
+fn keys_of<'m>(
+    message: &'m [u8],
+    finder: &Finder<'_>,
+    after: &str,
+) -> impl Iterator<Item = &'m [u8]> {
+    let is_quoted = after.ends_with('"');
+    let is_end = move |byte: &u8| match is_quoted {
+        true => *byte == b'"',
+        false => b",}]\" \n".contains(byte),
+    };
+    finder.find_iter(message).take(KEYS_MAX).filter_map(move |at| {
+        let start = at + after.len();
+        let rest = &message[start..message.len().min(start + KEY_BYTES_MAX + 1)];
+        let end = rest.iter().position(is_end)?;
+        (end > 0).then(|| &rest[..end])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,18 +181,35 @@ mod tests {
 
     #[test]
     fn keys_are_found_by_what_stands_before_them() {
-        let check = |after: &str, message: &str, expected: Option<&str>| {
-            let keys = keys(after, &[]);
-            let found = keys.key_of(message.as_bytes());
-            assert_eq!(found, expected.map(str::as_bytes), "{after} in {message}");
+        let check = |after: &str, message: &str, expected: &[&str]| {
+            let finder = Finder::new(after.as_bytes());
+            let found: Vec<&[u8]> = keys_of(message.as_bytes(), &finder, after).collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|key| key.as_bytes()).collect();
+            assert_eq!(found, expected, "{after} in {message}");
         };
-        check(r#""s":""#, r#"{"e":"trade","s":"BTCUSDT","p":"1"}"#, Some("BTCUSDT"));
-        check(r#""s":""#, r#"{"e":"trade"}"#, None);
-        check(r#""s":""#, r#"{"s":""}"#, None);
-        check(r#""s":""#, r#"{"s":"BTC"#, None);
-        check(r#""id":"#, r#"{"id":17,"x":1}"#, Some("17"));
-        check(r#""s":""#, &format!(r#"{{"s":"{}"}}"#, "x".repeat(129)), None);
-        check(r#""stream":""#, r#"{"stream":"a@b c","s":1}"#, Some("a@b c"));
+        check(r#""s":""#, r#"{"e":"trade","s":"BTCUSDT","p":"1"}"#, &["BTCUSDT"]);
+        check(r#""s":""#, r#"{"e":"trade"}"#, &[]);
+        check(r#""s":""#, r#"{"s":""}"#, &[]);
+        check(r#""s":""#, r#"{"s":"BTC"#, &[]);
+        check(r#""id":"#, r#"{"id":17,"x":1}"#, &["17"]);
+        check(r#""s":""#, &format!(r#"{{"s":"{}"}}"#, "x".repeat(129)), &[]);
+        check(r#""stream":""#, r#"{"stream":"a@b c","s":1}"#, &["a@b c"]);
+        check(r#""s":""#, r#"[{"s":"A"},{"s":""},{"s":"B"},{"s":"A"}]"#, &["A", "B", "A"]);
+        let many = r#"{"s":"A"},"#.repeat(KEYS_MAX + 5);
+        assert_eq!(
+            keys_of(many.as_bytes(), &Finder::new(r#""s":""#), r#""s":""#).count(),
+            KEYS_MAX
+        );
+    }
+
+    /// Of a message with many symbols only the first was seen: the others fell silent, and were
+    /// subscribed to again, or the connection given up, for nothing.
+    #[test]
+    fn a_message_shows_that_all_its_keys_live() {
+        let mut keys = keys(r#""s":""#, &["A", "B", "C"]);
+        keys.begin(at(0));
+        keys.see(br#"{"data":[{"s":"A"},{"s":"A"},{"s":"B"}]}"#, at(5_000));
+        assert_eq!(keys.silent(at(10_000)), ["C"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Which messages of the venue's mean something to the connection: acknowledgements, refusals,
-//! answers to heartbeats, questions that want a reply.
+//! answers to heartbeats, questions that want a reply, and talk that is no data.
 //!
 //! Owns the patterns and what is cut out of a message for a reply. A message is looked at only
 //! where there is a pattern, and never changed. A feed without patterns pays nothing.
@@ -179,6 +179,8 @@ pub struct Matchers {
     pub answer: Option<Matcher>,
     /// What wants a reply.
     pub replies: Vec<Reply>,
+    /// What is no data, such as the venue's own heartbeats.
+    pub not_data: Vec<Matcher>,
 }
 
 /// What a message is to the connection. It is recorded all the same.
@@ -186,6 +188,8 @@ pub struct Matchers {
 pub enum Meaning {
     /// Nothing but data.
     Data,
+    /// No data, and nothing to do about it.
+    Talk,
     /// An acknowledgement: its text.
     Ack(String),
     /// A refusal: its text.
@@ -199,11 +203,13 @@ pub enum Meaning {
 impl Matchers {
     /// Whether there is anything to look for.
     pub fn is_empty(&self) -> bool {
-        let Matchers { ack, refusal, answer, replies } = self;
-        ack.is_none() && refusal.is_none() && answer.is_none() && replies.is_empty()
+        let Matchers { ack, refusal, answer, replies, not_data } = self;
+        let is_none = ack.is_none() && refusal.is_none() && answer.is_none();
+        is_none && replies.is_empty() && not_data.is_empty()
     }
 
-    /// What the message means. Acknowledgements are looked for only while some are `awaited`.
+    /// What the message means. Acknowledgements count only while some are `awaited`; one that
+    /// comes later is talk: a venue that only acknowledges brings no data.
     pub fn meaning(&self, message: &[u8], is_binary: bool, awaited: bool) -> Meaning {
         if is_binary && message.starts_with(&GZIP_MAGIC) {
             return match inflate(message) {
@@ -219,14 +225,19 @@ impl Matchers {
         if is(&self.refusal) {
             return Meaning::Refusal(text());
         }
-        if awaited && is(&self.ack) {
-            return Meaning::Ack(text());
+        if is(&self.ack) {
+            return if awaited { Meaning::Ack(text()) } else { Meaning::Talk };
         }
         if is(&self.answer) {
             return Meaning::Answer;
         }
-        let reply = self.replies.iter().find_map(|reply| reply.to(message));
-        reply.map_or(Meaning::Data, Meaning::Question)
+        if let Some(reply) = self.replies.iter().find_map(|reply| reply.to(message)) {
+            return Meaning::Question(reply);
+        }
+        match self.not_data.iter().any(|matcher| matcher.matches(message)) {
+            true => Meaning::Talk,
+            false => Meaning::Data,
+        }
     }
 }
 
@@ -326,14 +337,34 @@ mod tests {
             ack: matcher("/result=null"),
             refusal: matcher("/error"),
             answer: matcher("pong"),
-            replies: Vec::new(),
+            ..Matchers::default()
         };
         let ack = br#"{"result":null}"#;
         let text = String::from_utf8(ack.to_vec()).unwrap();
         assert_eq!(matchers.meaning(ack, false, true), Meaning::Ack(text));
-        assert_eq!(matchers.meaning(ack, false, false), Meaning::Data);
+        assert_eq!(matchers.meaning(ack, false, false), Meaning::Talk, "a late one is no data");
         assert_eq!(matchers.meaning(b"pong", false, false), Meaning::Answer);
         let refused = matchers.meaning(br#"{"error":1}"#, false, false);
         assert_eq!(refused, Meaning::Refusal(r#"{"error":1}"#.to_string()));
+    }
+
+    #[test]
+    fn what_is_named_so_is_no_data_and_questions_are_replied_to_all_the_same() {
+        let patterns = ["/channel=heartbeat", "/method=heartbeat"];
+        let matchers = Matchers {
+            replies: vec![Reply::parse("/type=test => yes").unwrap()],
+            not_data: patterns.map(|pattern| Matcher::parse(pattern).unwrap()).to_vec(),
+            ..Matchers::default()
+        };
+        assert!(!matchers.is_empty());
+        let check = |message: &str, meaning: Meaning| {
+            assert_eq!(matchers.meaning(message.as_bytes(), false, false), meaning, "{message}");
+        };
+        check(r#"{"channel":"heartbeat"}"#, Meaning::Talk);
+        check(r#"{"method":"heartbeat","type":"beat"}"#, Meaning::Talk);
+        check(r#"{"method":"heartbeat","type":"test"}"#, Meaning::Question("yes".to_string()));
+        check(r#"{"channel":"trade"}"#, Meaning::Data);
+        let beat = gzip(br#"{"channel":"heartbeat"}"#);
+        assert_eq!(matchers.meaning(&beat, true, false), Meaning::Talk);
     }
 }

@@ -7,6 +7,7 @@
 //! still the same: only where they are not is a connector made anew.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,32 @@ pub struct TlsOptions {
     pub key: Option<PathBuf>,
     /// Verify nothing.
     pub insecure: bool,
+}
+
+/// What keeps a connector from being made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsMistake {
+    /// The option that is to be changed.
+    pub option: &'static str,
+    /// Its file, where that is wrong.
+    pub path: Option<PathBuf>,
+    /// What is wrong, and what is right.
+    pub what: String,
+}
+
+impl fmt::Display for TlsMistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{} '{}': {}", self.option, path.display(), self.what),
+            None => write!(f, "{}: {}", self.option, self.what),
+        }
+    }
+}
+
+impl TlsMistake {
+    fn of_file(option: &'static str, path: &Path, what: impl fmt::Display) -> TlsMistake {
+        TlsMistake { option, path: Some(path.to_path_buf()), what: what.to_string() }
+    }
 }
 
 /// Makes and keeps the connectors.
@@ -64,8 +91,8 @@ impl TlsConnectors {
     /// The connector for these options.
     ///
     /// # Errors
-    /// A file can't be read, or does not hold what it should: a sentence that names it.
-    pub fn get(&self, options: &TlsOptions) -> Result<TlsConnector, String> {
+    /// A file can't be read, or does not hold what it should.
+    pub fn get(&self, options: &TlsOptions) -> Result<TlsConnector, TlsMistake> {
         let now = mono_now();
         // Held while files are read: feeds with the same options wait for one load of the store.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,16 +124,16 @@ fn files(options: &TlsOptions) -> Vec<FileState> {
     paths.map(|path| (path.clone(), state(&path))).collect()
 }
 
-fn build(options: &TlsOptions) -> Result<TlsConnector, String> {
+fn build(options: &TlsOptions) -> Result<TlsConnector, TlsMistake> {
     #[cfg(test)]
     BUILT.set(BUILT.get() + 1);
     let mut builder = TlsConnector::builder();
     if let Some(path) = &options.cacert {
         let pem = read(path, "--cacert")?;
         let certificates = Certificate::stack_from_pem(&pem)
-            .map_err(|error| format!("--cacert '{}': {error}", path.display()))?;
+            .map_err(|error| TlsMistake::of_file("--cacert", path, error))?;
         if certificates.is_empty() {
-            return Err(format!("--cacert '{}': no certificate in PEM form", path.display()));
+            return Err(TlsMistake::of_file("--cacert", path, "no certificate in PEM form"));
         }
         for certificate in certificates {
             builder.add_root_certificate(certificate);
@@ -116,30 +143,39 @@ fn build(options: &TlsOptions) -> Result<TlsConnector, String> {
         (Some(cert), Some(key)) => {
             let (chain, secret) = (read(cert, "--cert")?, read(key, "--key")?);
             let identity = Identity::from_pkcs8(&chain, &secret).map_err(|error| {
-                format!(
-                    "--cert '{}' with --key '{}': {error}; the key must be PKCS#8 in PEM form \
-                     ('openssl pkcs8 -topk8 -nodes' makes one)",
-                    cert.display(),
+                let what = format!(
+                    "with --key '{}': {error}; the key must be PKCS#8 in PEM form ('openssl pkcs8 \
+                     -topk8 -nodes' makes one)",
                     key.display()
-                )
+                );
+                TlsMistake::of_file("--cert", cert, what)
             })?;
             builder.identity(identity);
         }
         (None, None) => {}
-        (Some(_), None) => return Err("--cert needs --key with its private key".to_string()),
-        (None, Some(_)) => return Err("--key needs --cert with its certificate".to_string()),
+        (Some(cert), None) => {
+            return Err(TlsMistake::of_file("--cert", cert, "needs --key with its private key"));
+        }
+        (None, Some(key)) => {
+            return Err(TlsMistake::of_file("--key", key, "needs --cert with its certificate"));
+        }
     }
     if options.insecure {
         builder.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
     }
-    builder.build().map_err(|error| format!("TLS can't be set up: {error}"))
+    builder.build().map_err(|error| TlsMistake {
+        option: "--cacert",
+        path: None,
+        what: format!("TLS can't be set up, with it or without: {error}"),
+    })
 }
 
-fn read(path: &Path, option: &str) -> Result<Vec<u8>, String> {
-    let fail = |error: std::io::Error| format!("{option} '{}': {error}", path.display());
+fn read(path: &Path, option: &'static str) -> Result<Vec<u8>, TlsMistake> {
+    let fail = |error: std::io::Error| TlsMistake::of_file(option, path, error);
     let bytes = fs::metadata(path).map_err(fail)?.len();
     if bytes > PEM_BYTES_MAX {
-        return Err(format!("{option} '{}': {bytes} bytes are too many for PEM", path.display()));
+        let what = format!("{bytes} bytes are too many for PEM");
+        return Err(TlsMistake::of_file(option, path, what));
     }
     fs::read(path).map_err(fail)
 }
@@ -209,7 +245,7 @@ mod tests {
                 ..TlsOptions::default()
             };
             for options in [ca, client] {
-                let error = connectors.get(&options).err().unwrap();
+                let error = connectors.get(&options).err().unwrap().to_string();
                 assert!(error.contains(path.to_str().unwrap()), "{error}");
             }
         }

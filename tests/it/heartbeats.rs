@@ -138,6 +138,35 @@ fn questions_are_no_data() {
     assert!(run.server().texts().iter().any(|(_, text)| text == "reply"));
 }
 
+/// A venue whose feed had died still sent `{"channel":"heartbeat"}`: it counted as data, and the
+/// connection was kept for ever.
+#[test]
+fn heartbeats_of_the_venue_are_no_data() {
+    let script = accept().text("first").count_until_close(r#"{"channel":"heartbeat"}"#);
+    let beat = r#"{"channel":"heartbeat"} 1"#;
+    let run = Run::serve(Scheme::Ws, [script, accept().text("x").listen_until_close()])
+        .option("--not-data", r#""channel":"heartbeat""#)
+        .args("--stale-after 300ms")
+        .start();
+    run.on_tape(" x");
+    let run = stop(run);
+    assert_eq!(reasons(&run)[0], "stale: no data for 300ms");
+    assert!(run.tape().messages().contains(&Message::text(beat)), "it is on the tape");
+}
+
+/// An acknowledgement that comes when the feed is live already is none that is awaited, and was
+/// taken for data.
+#[test]
+fn late_acknowledgements_are_no_data() {
+    let script = accept().expect_text("sub").count_until_close("ack");
+    let run = Run::serve(Scheme::Ws, [script, accept().take_texts(1).text("x").expect_bye()])
+        .args("--subscribe sub --ack-match ack --stale-after 300ms")
+        .start();
+    run.on_tape(" x");
+    let run = stop(run);
+    assert_eq!(reasons(&run)[0], "stale: no data for 300ms");
+}
+
 /// A venue that asks without end and reads no reply: what waits for it is bounded.
 #[test]
 fn a_flood_of_questions_that_reads_no_reply() {

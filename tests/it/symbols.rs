@@ -93,6 +93,21 @@ fn expected_and_never_seen() {
     assert_eq!(silent(&run), ["DOGE", "PEPE"]);
 }
 
+/// An acknowledgement and a refusal name a symbol too, which made a dead one live.
+#[test]
+fn only_data_shows_that_a_symbol_lives() {
+    let refusals = accept().text(&trade("BTC")).count_until_close(r#"{"error":{"s":"BTC"}}"#);
+    let next = accept().text(&trade("BTC")).expect_bye();
+    let run = Run::serve(Scheme::Ws, [refusals, next])
+        .args("--keys-then reconnect --refuse-match error")
+        .args(WATCH)
+        .start();
+    run.on_tape(r#""connected","conn":2"#);
+    let run = stop(run);
+    let tape = run.tape();
+    assert_eq!(tape.events("disconnected")[0]["reason"], "stale: nothing of 'BTC' for 300ms");
+}
+
 /// When connections were asked for, by feed.
 fn connecting_at(run: &Run, feed: &str) -> Vec<u64> {
     let tape = run.tape_of(feed);

@@ -59,15 +59,20 @@ impl FeedLoop {
 
     /// Whether a message is data, rather than talk between the venue and us. What it says is done.
     pub(super) fn understand(&mut self, message: &[u8], is_binary: bool, now: Mono) -> bool {
-        if let Some(keys) = &mut self.keys {
-            keys.see(message, now);
-        }
-        if self.options.matchers.is_empty() {
-            return true;
-        }
         let awaited = self.session.awaits_acks();
-        match self.options.matchers.meaning(message, is_binary, awaited) {
-            Meaning::Data => return true,
+        let meaning = match self.options.matchers.is_empty() {
+            true => Meaning::Data,
+            false => self.options.matchers.meaning(message, is_binary, awaited),
+        };
+        match meaning {
+            Meaning::Data => {
+                // Only data shows that a symbol lives: what refuses it names it too.
+                if let Some(keys) = &mut self.keys {
+                    keys.see(message, now);
+                }
+                return true;
+            }
+            Meaning::Talk => {}
             Meaning::Answer => self.step(Input::Answered),
             Meaning::Question(reply) => {
                 let sent = self.connection.as_mut().map(|connection| connection.send_text(&reply));
