@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
@@ -59,6 +59,7 @@ use self::own::{OwnTape, Sources};
 pub use self::program_pages::release_program_pages;
 use self::sealing::{on_finished, start_sealer};
 use self::signals::{SignalThread, end_at_once_if_asked_twice};
+use self::status::names;
 use self::summary::Summary;
 use self::tapes::{Prepared, prepare_tapes};
 use self::watch::{DiskNews, DiskWatch, StepLog};
@@ -328,8 +329,21 @@ impl Recorder {
             }
         };
         service::stopping();
+        let given_up = names(&self.feeds.given_up());
+        let unfinished = self.feeds.unfinished();
         let ended = self.end();
-        result.and(ended)
+        for (FeedView { name, stats }, wanted) in unfinished {
+            let recorded = stats.messages.get();
+            if recorded < wanted {
+                log::warn!(feed = name.as_str(); "{name}: only {recorded} of {wanted} messages");
+            }
+        }
+        let ended = result.and(ended)?;
+        ensure!(
+            given_up.is_empty(),
+            "{given_up} gave up: the venue refused what was asked for; see the log above"
+        );
+        Ok(ended)
     }
 
     /// Whether it is time to end.
@@ -442,14 +456,7 @@ impl Recorder {
             Some(Event::Stop | Event::FolderGone) => return Ok(true),
             Some(Event::FeedEnded(id, end)) => {
                 self.feeds.ended(id, end);
-                return match self.feeds.all_complete() {
-                    None => Ok(false),
-                    Some(0) => Ok(true),
-                    Some(refused) => bail!(
-                        "all feeds have ended, {refused} of them because the venue refused what \
-                         was asked for; see the log above"
-                    ),
-                };
+                return Ok(self.feeds.have_ended());
             }
             Some(Event::Signal(SIGUSR1)) => {
                 log::info!("SIGUSR1: every feed begins a new segment");

@@ -126,6 +126,14 @@ impl FeedPlan {
         }
     }
 
+    /// How many messages it records, where that is not for ever.
+    pub fn messages_max(&self) -> Option<u64> {
+        match self {
+            FeedPlan::Stream(options) => options.messages_max,
+            FeedPlan::Poll(options) => options.messages_max,
+        }
+    }
+
     /// Where it connects to.
     pub fn url(&self) -> &FeedUrl {
         match self {

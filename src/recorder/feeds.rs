@@ -95,6 +95,14 @@ enum State {
 }
 
 impl Slot {
+    /// Whether it has ended for good.
+    fn has_ended(&self) -> bool {
+        match &self.state {
+            State::Ended { end, .. } => matches!(end, FeedEnd::Complete | FeedEnd::Refused),
+            State::Running { .. } | State::Failed { .. } => false,
+        }
+    }
+
     fn is_poll(&self) -> bool {
         matches!(self.wanted, Some(FeedPlan::Poll(_)))
     }
@@ -503,17 +511,28 @@ impl Feeds {
         self.slots.iter().filter(|slot| slot.wanted.is_some()).count()
     }
 
-    /// Whether every wanted feed has ended for good; then also how many of them were refused.
-    pub(super) fn all_complete(&self) -> Option<usize> {
-        let mut refused = 0;
-        for slot in self.slots.iter().filter(|slot| slot.wanted.is_some()) {
-            match &slot.state {
-                State::Ended { end: FeedEnd::Complete, .. } => {}
-                State::Ended { end: FeedEnd::Refused, .. } => refused += 1,
-                State::Ended { .. } | State::Running { .. } | State::Failed { .. } => return None,
-            }
-        }
-        Some(refused)
+    /// Whether every wanted feed has ended for good.
+    pub(super) fn have_ended(&self) -> bool {
+        self.slots.iter().filter(|slot| slot.wanted.is_some()).all(Slot::has_ended)
+    }
+
+    /// Names of wanted feeds that have given up.
+    pub(super) fn given_up(&self) -> Vec<&FeedName> {
+        let gave_up = |slot: &&Slot| {
+            let is_refused = matches!(slot.state, State::Ended { end: FeedEnd::Refused, .. });
+            slot.wanted.is_some() && is_refused
+        };
+        self.slots.iter().filter(gave_up).map(|slot| &slot.view.name).collect()
+    }
+
+    /// Wanted feeds that still want messages, and how many they want in all.
+    pub(super) fn unfinished(&self) -> Vec<(FeedView, u64)> {
+        let slots = self.slots.iter().filter(|slot| !slot.has_ended());
+        let wanted = slots.filter_map(|slot| {
+            let wanted = slot.wanted.as_ref()?.messages_max()?;
+            Some((slot.view.clone(), wanted))
+        });
+        wanted.collect()
     }
 }
 

@@ -63,7 +63,7 @@ impl Recorder {
 }
 
 /// A few of the names, and how many more there are.
-fn names(names: &[&FeedName]) -> String {
+pub(super) fn names(names: &[&FeedName]) -> String {
     let shown: Vec<&str> = names.iter().take(NAMED_MAX).map(|name| name.as_str()).collect();
     match names.len() - shown.len() {
         0 => shown.join(", "),

@@ -6,12 +6,14 @@
 //!
 //! Lines of a zstd frame or gzip member whose checksum is right are kept. All others are kept up
 //! to the first that is no line; what follows it only from the next mark on whose checksum is
-//! right. Where marks say that a line was changed, and none is wrong in itself, all are kept, and
-//! a `recovered` event in the mark's place says how many bytes no checksum covers.
+//! right. In a plain segment only those are lost that are no lines: where a mark says that some
+//! before it were changed, the others are kept, and a `recovered` event in the mark's place says
+//! how many bytes no checksum covers.
 //!
 //! In the place of a hole stands one `gap` event; how many messages were lost can't be told, for
 //! nobody knows which of the lost lines were events. How many *lines* were lost is known wherever
-//! a later mark, the `end` or the next segment says how many stood before it: [`Lost`]. The lines
+//! a later mark, the `end` or the next segment says how many stood before it: [`Lost`], and the
+//! gap says it too. The lines
 //! after a hole count on from it, so their indices are lower than they were. Where the segment has
 //! fewer lines than it had, it says `recovered` before its `end`, as after a crash, and the next
 //! segment's `first_index` may be higher than its last index. It never has more than it had.
@@ -26,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::rebuild::{HeaderIs, Rebuild};
+use self::rebuild::{Known, Rebuild};
 use super::{find_segments, pieces, read_next, rename_aside, tail};
 use crate::clock::UnixNs;
 use crate::storage::{EntryKind, Storage, StorageFile, create_anew};
@@ -46,9 +48,12 @@ pub struct Around {
     pub first_index: Option<u64>,
     /// The first index that it may have, where the segment before it lost lines.
     pub first_index_least: Option<u64>,
+    /// Stamp of the last line before it, of the segments that are there.
+    pub last_ts: Option<UnixNs>,
     /// Index of the line after its last one, by the segment after it.
     pub next_index: Option<u64>,
-    /// Stamp of that line.
+    /// Stamp of the first line after it, of the segments that are there; by the whole second of
+    /// its segment's name where its own can't be read.
     pub next_ts: Option<UnixNs>,
 }
 
@@ -148,29 +153,29 @@ pub fn look_around(storage: &dyn Storage, name: &SegmentName) -> io::Result<Arou
     let mut around = alone(name);
     let folder = PathBuf::from(name.feed.folder());
     let segments = find_segments(storage, &folder, &name.feed)?;
-    let by_number = |number: u64| segments.iter().find(|(other, _)| other.number == number);
-    if let Some((before, form)) = name.number.checked_sub(1).and_then(by_number)
+    let before = segments.iter().rfind(|(other, _)| other.number < name.number);
+    if let Some((before, form)) = before
         && let Ok(Some(tail)) = tail::of_segment(storage, &before.path(*form), *form)
     {
-        let index = Some(tail.next_index);
+        around.last_ts = Some(tail.last_ts);
+        let is_beside = before.number.checked_add(1) == Some(name.number);
+        let index = is_beside.then_some(tail.next_index);
         if tail.is_least {
             around.first_index_least = index;
         } else {
-            around.first_index = index;
+            around.first_index = index.or(around.first_index);
         }
     }
-    match name.number.checked_add(1).and_then(by_number) {
-        Some((after, form)) => {
-            if let Ok(Some(header)) = tail::header(storage, &after.path(*form), *form) {
-                around.next_index = Some(header.first_index);
-                around.next_ts = Some(header.ts);
-            }
-        }
-        None => {
-            let next = read_next(storage, &folder.join(".next")).ok().flatten();
-            let next = next.filter(|next| Some(next.segment) == name.number.checked_add(1));
-            around.next_index = next.map(|next| next.index);
-        }
+    let next_number = name.number.checked_add(1);
+    if let Some((after, form)) = segments.iter().find(|(other, _)| other.number > name.number) {
+        let header = tail::header(storage, &after.path(*form), *form).ok().flatten();
+        around.next_ts = header.map(|header| header.ts).or(after.first_second());
+        let header = header.filter(|_| Some(after.number) == next_number);
+        around.next_index = header.map(|header| header.first_index);
+    } else {
+        let next = read_next(storage, &folder.join(".next")).ok().flatten();
+        let next = next.filter(|next| Some(next.segment) == next_number);
+        around.next_index = next.map(|next| next.index);
     }
     Ok(around)
 }
@@ -183,6 +188,7 @@ pub fn alone(name: &SegmentName) -> Around {
         name: name.clone(),
         first_index,
         first_index_least: None,
+        last_ts: None,
         next_index: None,
         next_ts: None,
     }
@@ -215,22 +221,15 @@ fn write(
     around: &Around,
     file: &Arc<dyn StorageFile>,
 ) -> Result<Repaired, RepairError> {
-    let (mut header, mut around) = (HeaderIs::Believed, around.clone());
-    // The header is made anew, and with another index, where that is known only at the end.
+    let mut known = Known::new(around);
     let repaired = loop {
         file.truncate(0)?;
-        let mut rebuild = Rebuild::new(&around, file.clone(), header);
+        let mut rebuild = Rebuild::new(around, file.clone(), known);
         pieces::read(damaged, form, &mut |part| rebuild.take(part))?;
         let repaired = rebuild.finish()?;
-        if rebuild.has_wrong_header() && header == HeaderIs::Believed {
-            header = HeaderIs::Wrong;
-        } else if repaired.is_header_new && around.first_index.is_none() {
-            let lines = rebuild.lines_before();
-            let first = lines.and_then(|lines| around.next_index?.checked_sub(lines));
-            let first = first.or(around.first_index_least);
-            around.first_index = Some(first.ok_or(RepairError::FirstIndex)?);
-        } else {
-            break repaired;
+        match rebuild.learn()? {
+            Some(more) => known = more,
+            None => break repaired,
         }
     };
     file.sync()?;

@@ -211,6 +211,28 @@ pub enum Event<'a> {
         /// From this moment all is recorded again.
         to_ts: UnixNs,
     },
+    /// A hole that recovery found: of it other things are known than of one that is recorded.
+    #[serde(rename = "gap")]
+    LinesLost {
+        /// Why.
+        reason: GapReason,
+        /// Null: nobody knows which of the lines were messages.
+        messages: (),
+        /// Null.
+        bytes: (),
+        /// Stamp of the last line before the hole; null where no line is known.
+        from_ts: Option<UnixNs>,
+        /// Stamp of the first line after it; null where no line is known.
+        to_ts: Option<UnixNs>,
+        /// Index that the first of the lost lines had; null where it is not known.
+        first_index: Option<u64>,
+        /// Lines lost, events among them, where known.
+        lines: Option<u64>,
+        /// Where their sum only is known: in so many holes, of which this is the first. The others
+        /// have no counts of their own.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        places: Option<u64>,
+    },
 }
 
 fn as_object<S: Serializer>(headers: &[(String, String)], out: S) -> Result<S::Ok, S::Error> {
@@ -404,6 +426,21 @@ mod tests {
             },
             expect![[r#"
                 1736682893953758185!{"event":"gap","reason":"reconnect","messages":null,"bytes":null,"from_ts":1,"to_ts":2}
+            "#]],
+        );
+        check(
+            Event::LinesLost {
+                reason: GapReason::Disk,
+                messages: (),
+                bytes: (),
+                from_ts: None,
+                to_ts: Some(2),
+                first_index: Some(3),
+                lines: Some(4),
+                places: None,
+            },
+            expect![[r#"
+                1736682893953758185!{"event":"gap","reason":"disk","messages":null,"bytes":null,"from_ts":null,"to_ts":2,"first_index":3,"lines":4}
             "#]],
         );
         check(

@@ -193,7 +193,7 @@ fn all_feeds_end_refused() {
         .args("--refuse-match /error --refuse-then stop")
         .finish(1);
     let said = run.stderr();
-    assert!(said.contains("all feeds have ended, 2 of them because the venue refused"), "{said}");
+    assert!(said.contains("f, g gave up: the venue refused"), "{said}");
     assert!(said.contains("f: ended: the venue refused it"), "{said}");
     run.verify(0);
 }
@@ -209,8 +209,25 @@ fn the_other_feed_goes_on() {
     run.said("f: ended: the venue refused it");
     run.servers()[1].go("go");
     run.on_tape_of("g", " after");
-    let run = stop(run, 0);
+    // Giving up never ends with 0, whatever ends the run.
+    let run = stop(run, 1);
+    assert!(run.stderr().contains("f gave up: the venue refused"), "{}", run.stderr());
     assert_eq!(run.tape_of("g").events("disconnected").len(), 1);
+}
+
+/// A feed that gave up ended with 0 where the time was over before the others ended; and nothing
+/// said which feeds had not what they were to record.
+#[test]
+fn a_run_whose_time_is_over_tells_who_gave_up_and_who_is_short() {
+    let short = || Server::start(Scheme::Ws, [accept().text("x").listen_until_close()]);
+    let run = Run::new()
+        .feed("f", Server::start(Scheme::Ws, [accept().text(REFUSAL).expect_bye()]))
+        .feed("g", short())
+        .args("--refuse-match /error --refuse-then stop --duration 2s")
+        .finish(1);
+    assert!(run.stderr().contains("f gave up: the venue refused"), "{}", run.stderr());
+    let run = Run::new().feed("g", short()).args("--max-messages 2 --duration 1s").finish(0);
+    assert!(run.stderr().contains("g: only 1 of 2 messages"), "{}", run.stderr());
 }
 
 /// Subscriptions of 12 MB, more than the kernel keeps for a peer: a venue that reads them slower

@@ -470,22 +470,22 @@ mod tests {
                 (100, after(120)),
                 (200, Heard),
                 (120_099, Tick),
-                (120_100, Tick),
-                (120_200, after(0)),
-                (120_300, Asked(Ask::Reconnect)),
-                (120_300, Tick),
+                (125_100, Tick),
+                (125_200, after(0)),
+                (125_300, Asked(Ask::Reconnect)),
+                (125_300, Tick),
             ],
             expect![[r#"
                 0: Idle
                 0 Heard: -> Owed(at 20)
                 20 Tick: Poll(by 10020, whole) -> Polling
-                100 Failed { retry_after: Some(120s), throttled: true }: -> Owed(at 120100)
-                200 Heard: -> Owed(at 120100)
-                120099 Tick: -> Owed(at 120100)
-                120100 Tick: Poll(by 130100, whole) -> Polling
-                120200 Failed { retry_after: Some(0ns), throttled: true }: -> Owed(at 121200)
-                120300 Asked(Reconnect): -> Owed(now)
-                120300 Tick: Poll(by 130300, whole) -> Polling
+                100 Failed { retry_after: Some(120s), throttled: true }: -> Owed(at 122773)
+                200 Heard: -> Owed(at 122773)
+                120099 Tick: -> Owed(at 122773)
+                125100 Tick: Poll(by 135100, whole) -> Polling
+                125200 Failed { retry_after: Some(0ns), throttled: true }: -> Owed(at 126978)
+                125300 Asked(Reconnect): -> Owed(now)
+                125300 Tick: Poll(by 135300, whole) -> Polling
             "#]],
         );
     }

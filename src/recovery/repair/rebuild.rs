@@ -2,22 +2,29 @@
 //!
 //! Owns the new file's counts, marks and gaps, and the way back: lines are written as they come,
 //! and where a mark says later that they were wrong, the new file is cut to where it was before
-//! them. So memory depends neither on the lines nor on the distance of marks.
+//! them. So memory depends neither on the lines nor on the distance of marks. What `gaps` counts
+//! and what `known` remembers is there for the next walk.
 
+mod gaps;
+mod known;
 mod long;
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
-use super::{Around, LOST_MAX, Lost, Repaired};
+pub(super) use self::known::Known;
+use self::known::{HeaderIs, Told, note};
+use super::{Around, Repaired};
 use crate::clock::{self, UnixNs};
 use crate::recovery::pieces::{Part, Proof};
 use crate::storage::{Appender, StorageFile};
-use crate::tape::event::{Counts, Crc32c, Event, GapReason};
+use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::{Kind, Line, Stamp};
 use crate::tape::name::{FeedName, SegmentName};
 use crate::tape::reader::{Header, PayloadDecoder, event_name};
 use crate::tape::{EVENT_LINE_BYTES_MAX, VERSION};
+
+const SECOND_NS: UnixNs = 1_000_000_000;
 
 /// What the new file holds: a place to go back to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,9 +34,16 @@ struct Kept {
     /// Since its last mark.
     crc: u32,
     last_ts: UnixNs,
+    /// Of the first line of the old one that was kept, but for the header.
+    first_ts: Option<UnixNs>,
     /// Lines of the old one that were kept since [`Old::base`], and their bytes.
     since: u64,
     since_bytes: u64,
+    /// Places since then where something is missing, lines that were kept before the first, and
+    /// gaps that say so already.
+    holes: u64,
+    since_before_hole: u64,
+    gaps: u64,
     /// Lines are missing before the next one, and no gap says so yet.
     is_gap_due: bool,
 }
@@ -44,9 +58,6 @@ struct Old {
     /// Lines and bytes up to the last mark that was believed, with it.
     base: u64,
     base_bytes: u64,
-    /// Places since then where something is missing, and lines that were kept before the first.
-    holes: u64,
-    kept_before_hole: u64,
 }
 
 /// The line that has begun.
@@ -59,15 +70,6 @@ struct Current {
     crc_before: Option<u32>,
     /// A long line, and its stamp; without a decoder it is none.
     long: Option<(UnixNs, Option<PayloadDecoder>)>,
-}
-
-/// What a header is that does not fit the segment's name and neighbours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeaderIs {
-    /// As it was written, until a mark says that it is not: somebody renamed the file.
-    Believed,
-    /// Damaged.
-    Wrong,
 }
 
 /// The walk.
@@ -85,7 +87,7 @@ pub(super) struct Rebuild<'a> {
     old: Old,
     current: Current,
     proof: Proof,
-    header: HeaderIs,
+    known: Known,
     /// The header does not fit, and no mark has said yet that it was written so.
     is_header_doubtful: bool,
     first_index: u64,
@@ -95,24 +97,19 @@ pub(super) struct Rebuild<'a> {
     /// Bytes since the last mark that no checksum covers, which no event tells of yet.
     untold_bytes: u64,
     bytes_lost: u64,
+    /// Marks so far, and those of them that were believed.
+    marks: u64,
+    marks_believed: u64,
+    /// What the next walk must know: [`Known::wrong`] and [`Known::told`].
+    wrong: Vec<u64>,
+    told: Vec<Told>,
     scratch: Vec<u8>,
     repaired: Repaired,
 }
 
 impl<'a> Rebuild<'a> {
-    pub(super) fn new(
-        around: &'a Around,
-        file: Arc<dyn StorageFile>,
-        header: HeaderIs,
-    ) -> Rebuild<'a> {
-        let old = Old {
-            offset: Some(0),
-            crc: Some(0),
-            base: 0,
-            base_bytes: 0,
-            holes: 0,
-            kept_before_hole: 0,
-        };
+    pub(super) fn new(around: &'a Around, file: Arc<dyn StorageFile>, known: Known) -> Rebuild<'a> {
+        let old = Old { offset: Some(0), crc: Some(0), base: 0, base_bytes: 0 };
         Rebuild {
             around,
             out: BufWriter::with_capacity(EVENT_LINE_BYTES_MAX, Appender(file.clone())),
@@ -124,13 +121,17 @@ impl<'a> Rebuild<'a> {
             old,
             current: Current::default(),
             proof: Proof::Piece,
-            header,
+            known,
             is_header_doubtful: false,
             first_index: 0,
             has_ended: false,
             old_lines: None,
             untold_bytes: 0,
             bytes_lost: 0,
+            marks: 0,
+            marks_believed: 0,
+            wrong: Vec::new(),
+            told: Vec::new(),
             scratch: Vec::new(),
             repaired: Repaired::default(),
         }
@@ -165,23 +166,14 @@ impl<'a> Rebuild<'a> {
             // The line before the next segment was the `end`.
             self.old_lines =
                 next.and_then(|next| next.checked_sub(self.first_index)?.checked_sub(1));
-            self.settle(self.old_lines);
-            let to_ts = self.around.next_ts.unwrap_or_else(clock::wall_now);
-            self.end(to_ts, b"")?;
+            // From the least first index on, lines of the segment before may be among them.
+            let is_own = !(self.repaired.is_header_new && self.known.is_index_least);
+            self.settle(self.old_lines.filter(|_| is_own));
+            self.end(self.around.next_ts, b"")?;
         }
         self.out.flush()?;
         self.repaired.lines = self.kept.lines;
         Ok(self.repaired.clone())
-    }
-
-    /// Lines of the old segment, its `end` included, where it told them itself.
-    pub(super) fn lines_before(&self) -> Option<u64> {
-        if self.has_ended { self.old_lines?.checked_add(1) } else { None }
-    }
-
-    /// Whether the header doesn't fit, and no mark said that it was written so.
-    pub(super) fn has_wrong_header(&self) -> bool {
-        self.is_header_doubtful
     }
 
     /// Takes a line or a part of one.
@@ -230,6 +222,7 @@ impl<'a> Rebuild<'a> {
                 self.repaired.is_misnamed = !self.is_own(&header, ts);
                 self.is_header_doubtful = !self.fits(&header, ts);
                 self.keep(&head, ts)?;
+                self.kept.first_ts = None;
                 self.proven = self.kept;
                 return Ok(());
             }
@@ -251,6 +244,9 @@ impl<'a> Rebuild<'a> {
             return self.mark(&head, line.ts, counts, name == Some("end"));
         }
         let is_wrong_event = matches!(name, Some("segment" | "mark" | "end"));
+        if !is_wrong_event {
+            self.blame_last(line.ts)?;
+        }
         if line.ts < self.kept.last_ts || is_wrong_event {
             return self.doubt(&head, ts);
         }
@@ -259,7 +255,8 @@ impl<'a> Rebuild<'a> {
 
     /// A header in a piece that is damaged must be right in all that can be compared.
     fn is_credible(&self, header: &Header, ts: UnixNs) -> bool {
-        let is_believed = self.proof != Proof::MarksAgainst && self.header == HeaderIs::Believed;
+        let is_believed =
+            self.proof != Proof::MarksAgainst && self.known.header == HeaderIs::Believed;
         is_believed || self.fits(header, ts)
     }
 
@@ -276,8 +273,12 @@ impl<'a> Rebuild<'a> {
     /// The header is lost: makes one of what is known.
     fn new_header(&mut self) -> io::Result<()> {
         let name = &self.around.name;
-        self.first_index = self.around.first_index.unwrap_or(0);
+        self.first_index = self.known.first_index.unwrap_or(0);
         let ts = name.first_second().ok_or_else(|| io::Error::other("its name has no such day"))?;
+        // Not below the end of the segment before, unless its own lines are: a clock was set back.
+        let least = self.around.last_ts.filter(|least| least / SECOND_NS == ts / SECOND_NS);
+        let least = least.and_then(|least| Some(least.min(self.known.first_ts?)));
+        let ts = least.map_or(ts, |least| least.max(ts));
         let header = Event::NewHeader {
             version: VERSION,
             feed: name.feed.as_str(),
@@ -303,7 +304,7 @@ impl<'a> Rebuild<'a> {
 
     /// A line goes into the new file.
     fn keep(&mut self, bytes: &[u8], ts: UnixNs) -> io::Result<()> {
-        self.say_gap(ts)?;
+        self.say_gap(Some(ts))?;
         self.write(bytes)?;
         self.count_line(ts);
         Ok(())
@@ -314,18 +315,25 @@ impl<'a> Rebuild<'a> {
         self.kept.since += 1;
         self.kept.since_bytes += self.current.bytes;
         self.kept.last_ts = ts;
+        self.kept.first_ts.get_or_insert(ts);
         self.before_last = self.current.start;
         if self.proof == Proof::Piece && self.suspect.is_none() {
             self.proven = self.kept;
         }
     }
 
-    /// A line that is none. Right after a hole it is a part of it. Else it is written all the
-    /// same: the next mark tells whether it is what was recorded.
+    /// Whether the lines here are right by themselves or not at all: an earlier walk found that
+    /// the next mark is wrong, and no checksum of a piece says what was recorded.
+    fn is_strict(&self) -> bool {
+        self.proof == Proof::Marks && self.known.wrong.binary_search(&self.marks).is_ok()
+    }
+
+    /// A line that is none. Right after a hole it is a part of it, and it is lost where an earlier
+    /// walk found the next mark wrong. Else it is written all the same: the next mark tells whether
+    /// it is what was recorded.
     fn doubt(&mut self, bytes: &[u8], ts: Option<UnixNs>) -> io::Result<()> {
-        if self.kept.is_gap_due {
-            self.repaired.is_changed = true;
-            return Ok(());
+        if self.kept.is_gap_due || self.is_strict() {
+            return self.lose(self.kept);
         }
         self.suspect_before(ts);
         self.keep(bytes, ts.unwrap_or(self.kept.last_ts))
@@ -334,15 +342,36 @@ impl<'a> Rebuild<'a> {
     /// Notes where the first wrong line stands: where its stamp is too low, but not for the line
     /// before the last, it is the last one's that is wrong.
     fn suspect_before(&mut self, ts: Option<UnixNs>) {
-        let is_last_wrong = self.before_last.lines > 0
-            && ts.is_some_and(|ts| ts < self.kept.last_ts && ts >= self.before_last.last_ts);
+        let is_last_wrong = ts.is_some_and(|ts| self.is_last_wrong(ts));
         let place = if is_last_wrong { self.before_last } else { self.current.start };
         self.suspect.get_or_insert(place);
     }
 
+    fn is_last_wrong(&self, ts: UnixNs) -> bool {
+        let before = self.before_last;
+        before.lines > 0 && ts < self.kept.last_ts && ts >= before.last_ts
+    }
+
+    /// The same where lines are right by themselves or not at all: then the last one is lost.
+    fn blame_last(&mut self, ts: UnixNs) -> io::Result<()> {
+        if self.is_strict() && self.is_last_wrong(ts) {
+            self.lose(self.before_last)?;
+            self.current.start = self.kept;
+        }
+        Ok(())
+    }
+
+    /// What was kept since the last mark is wrong somewhere: the next walk looks at each line.
+    fn note_wrong(&mut self) {
+        if self.proof == Proof::Marks && !self.is_strict() {
+            note(&mut self.wrong, self.marks);
+        }
+    }
+
     /// A mark or the end: says whether what was kept since the last one is right.
     fn mark(&mut self, line: &[u8], ts: UnixNs, said: Counts, is_end: bool) -> io::Result<()> {
-        if ts < self.kept.last_ts {
+        self.blame_last(ts)?;
+        if ts < self.kept.last_ts && !self.is_strict() {
             self.suspect_before(Some(ts));
         }
         let is_right = self.current.crc_before.map(Crc32c) == Some(said.crc32c);
@@ -351,7 +380,10 @@ impl<'a> Rebuild<'a> {
         match self.suspect.take() {
             _ if is_right => {}
             _ if self.proof == Proof::MarksAgainst => self.lose(self.proven)?,
-            Some(place) => self.lose(place)?,
+            Some(place) => {
+                self.note_wrong();
+                self.lose(place)?;
+            }
             None if is_whole => {
                 self.untold_bytes += self.kept.since_bytes;
                 self.repaired.bytes_unverified += self.kept.since_bytes;
@@ -362,7 +394,7 @@ impl<'a> Rebuild<'a> {
         let at = self.old.offset;
         let known = self.old.base.saturating_add(self.kept.since);
         // Then what was counted is right, whatever became of the mark's own line.
-        let lines = if is_right && self.old.holes == 0 { known } else { said.lines };
+        let lines = if is_right && self.kept.holes == 0 { known } else { said.lines };
         let said = Counts { lines, ..said };
         let is_believed = (is_right || at.is_none_or(|at| at == said.bytes)) && said.lines >= known;
         if is_believed {
@@ -374,21 +406,23 @@ impl<'a> Rebuild<'a> {
         if is_end {
             self.has_ended = true;
             self.old_lines = is_believed.then_some(said.lines);
-            return self.end(ts, line);
+            return self.end(Some(ts), line);
         }
-        self.say_gap(ts)?;
+        self.say_gap(Some(ts))?;
         self.put_mark(line, is_believed.then_some(said.lines))?;
         if is_believed {
             self.old.base = said.lines.saturating_add(1);
             self.old.base_bytes = said.bytes.saturating_add(self.current.bytes);
             self.old.offset = Some(said.bytes);
-            self.old.holes = 0;
-            self.kept.since = 0;
-            self.kept.since_bytes = 0;
+            let Kept { bytes, lines, crc, last_ts, first_ts, is_gap_due, .. } = self.kept;
+            self.kept =
+                Kept { bytes, lines, crc, last_ts, first_ts, is_gap_due, ..Kept::default() };
+            self.marks_believed += 1;
         } else {
             self.kept.since += 1;
             self.kept.since_bytes += self.current.bytes;
         }
+        self.marks += 1;
         self.old.crc = Some(crc32c::crc32c(line));
         self.proven = self.kept;
         self.before_last = self.kept;
@@ -424,42 +458,28 @@ impl<'a> Rebuild<'a> {
             self.current = Current::default();
             self.repaired.is_changed = true;
         }
+        if self.kept.lines == 0 {
+            self.new_header()?;
+        }
         match (self.suspect.take(), self.proof) {
             (_, Proof::MarksAgainst) => self.lose(self.proven)?,
-            (Some(place), Proof::Marks | Proof::Piece) => self.lose(place)?,
+            (Some(place), Proof::Marks | Proof::Piece) => {
+                self.note_wrong();
+                self.lose(place)?;
+            }
             (None, Proof::Marks) => {
-                let bytes = self.kept.bytes - self.proven.bytes;
+                let bytes = self.kept.since_bytes.saturating_sub(self.proven.since_bytes);
                 self.untold_bytes += bytes;
                 self.repaired.bytes_unverified += bytes;
                 self.lose(self.kept)?;
             }
             (None, Proof::Piece) => self.lose(self.kept)?,
         }
-        if self.kept.lines == 0 {
-            self.new_header()?;
-            self.kept.is_gap_due = true;
-        }
         self.old.offset = None;
         self.old.crc = None;
         self.proven = self.kept;
+        self.before_last = self.kept;
         Ok(())
-    }
-
-    /// All after `place` is lost.
-    fn lose(&mut self, place: Kept) -> io::Result<()> {
-        self.roll_back(place)?;
-        if !std::mem::replace(&mut self.kept.is_gap_due, true) {
-            self.note_hole();
-        }
-        Ok(())
-    }
-
-    fn note_hole(&mut self) {
-        if self.old.holes == 0 {
-            self.old.kept_before_hole = self.kept.since;
-        }
-        self.old.holes += 1;
-        self.repaired.is_changed = true;
     }
 
     fn roll_back(&mut self, place: Kept) -> io::Result<()> {
@@ -471,55 +491,9 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    /// Counts what is lost up to a place before which the old one had `lines`, where that is
-    /// known.
-    fn settle(&mut self, lines: Option<u64>) {
-        let kept = self.old.base.saturating_add(self.kept.since);
-        let lost = lines.and_then(|lines| lines.checked_sub(kept));
-        if lost == Some(0) {
-            // Bytes were damaged that held no line.
-            self.kept.is_gap_due = false;
-            return;
-        }
-        if self.old.holes == 0 && lost.is_none() {
-            return;
-        }
-        // Lines that merged are no lines that are wrong in themselves.
-        self.kept.is_gap_due |= self.old.holes == 0;
-        let before = match self.old.holes {
-            0 => self.kept.since,
-            _ => self.old.kept_before_hole,
-        };
-        let first = self.first_index.saturating_add(self.old.base).saturating_add(before);
-        let until = self.first_index.saturating_add(lines.unwrap_or(0));
-        self.repaired.lines_lost = self.repaired.lines_lost.saturating_add(lost.unwrap_or(0));
-        self.repaired.is_more_lost |= lost.is_none();
-        if self.repaired.lost.len() < LOST_MAX {
-            let places = self.old.holes;
-            self.repaired.lost.push(Lost { first, lines: lost, places, until });
-        }
-    }
-
-    /// Puts a gap where one is due; from `to_ts` on there are lines again.
-    fn say_gap(&mut self, to_ts: UnixNs) -> io::Result<()> {
-        if !std::mem::take(&mut self.kept.is_gap_due) {
-            return Ok(());
-        }
-        // The stamp of a header that was made anew is not of a line that was recorded.
-        let is_known = self.kept.lines > 1 || !self.repaired.is_header_new;
-        self.put(&Event::Gap {
-            reason: GapReason::Disk,
-            messages: None,
-            bytes: None,
-            from_ts: is_known.then_some(self.kept.last_ts),
-            to_ts: to_ts.max(self.kept.last_ts),
-        })?;
-        Ok(())
-    }
-
     /// Puts what stands at the end: the gap that is due, `recovered` where it is needed, `end`.
     /// `old` is the `end` that was there.
-    fn end(&mut self, to_ts: UnixNs, old: &[u8]) -> io::Result<()> {
+    fn end(&mut self, to_ts: Option<UnixNs>, old: &[u8]) -> io::Result<()> {
         self.say_gap(to_ts)?;
         let is_shorter = match self.old_lines {
             Some(old) => self.kept.lines < old,

@@ -1,6 +1,9 @@
 //! Damage of every kind to one segment of a recording: `recover`, and then `verify` is content,
 //! what is there was recorded, and what is not there is told.
 
+#[cfg(test)]
+mod neighbours;
+
 use super::super::verify::{self, VerifyArgs};
 use super::*;
 use crate::storage::memory::MemoryDisk;
@@ -143,7 +146,10 @@ fn a_flipped_bit_anywhere() {
         for at in (0..stored.len()).step_by(31) {
             let mut flipped = stored.clone();
             flipped[at] ^= 1 << (at % 8);
-            mend(&before, form, &flipped, &format!("{form:?}, byte {at}"));
+            let after = mend(&before, form, &flipped, &format!("{form:?}, byte {at}"));
+            // A line is none any more, or two are one.
+            let missing = before.messages.len() - after.messages().len();
+            assert!(form != Form::Plain || missing <= 1, "byte {at}: {missing}: {}", after.said);
         }
     }
 }
@@ -201,6 +207,53 @@ fn a_frame_in_the_middle() {
     assert_eq!(gap["reason"], "disk");
     assert_eq!(gap["messages"], serde_json::Value::Null);
     assert!(gap["from_ts"].as_u64() < gap["to_ts"].as_u64(), "{gap}");
+    assert_eq!((&gap["first_index"], &gap["lines"]), (&from.into(), &gone.into()), "{gap}");
+}
+
+/// It cost all lines up to the next mark, as if nothing could be read there.
+#[test]
+fn one_wrong_byte_in_a_plain_segment_costs_its_own_line() {
+    let before = before();
+    let stored = before.segments[1].stored(Form::Plain);
+    // The eleventh message, in the second interval of marks: header, eight messages, a mark, two.
+    let line = memchr::memmem::find(&stored, b"\"message\":0010").unwrap();
+    let start = memchr::memrchr(b'\n', &stored[..line]).unwrap() + 1;
+    let index = before.segments[0].next_index() + 12;
+    for (case, at, byte) in [
+        ("no stamp", start + 18, b'x'),
+        ("no kind", start + 19, b'#'),
+        ("a stamp of the past", start + 3, b'0'),
+        ("a stamp of the future", start, b'9'),
+        ("not UTF-8", line, 0xff),
+        ("a zero", line, 0),
+    ] {
+        let mut flipped = stored.clone();
+        assert_ne!(std::mem::replace(&mut flipped[at], byte), byte, "{case}");
+        let after = mend(&before, Form::Plain, &flipped, case);
+        assert_eq!(after.messages().len(), before.messages.len() - 1, "{case}: {}", after.said);
+        let told = format!("btc 000001: lost 1 line, index {index}\n");
+        assert!(after.said.contains(&told), "{case}: {}", after.said);
+        let gaps = after.events("gap");
+        let [gap] = &gaps[..] else { panic!("{case}: {gaps:?}") };
+        assert_eq!((&gap["first_index"], &gap["lines"]), (&index.into(), &1.into()), "{case}");
+        let recovered = after.events("recovered");
+        let unverified: u64 =
+            recovered.iter().filter_map(|event| event["bytes_unverified"].as_u64()).sum();
+        assert!((300..1000).contains(&unverified), "{case}: the interval's others: {unverified}");
+    }
+    // Two lines of one interval: their sum stands in the first gap.
+    let mut flipped = stored;
+    flipped[start] = b'x';
+    let third = memchr::memmem::find(&flipped, b"\"message\":0012").unwrap();
+    flipped[third] = 0xff;
+    let after = mend(&before, Form::Plain, &flipped, "two");
+    let gaps = after.events("gap");
+    assert_eq!(gaps.len(), 2, "{}", after.said);
+    let told = |gap: &serde_json::Value| {
+        [&gap["first_index"], &gap["lines"], &gap["places"]].map(serde_json::Value::as_u64)
+    };
+    assert_eq!(told(&gaps[0]), [Some(index), Some(2), Some(2)]);
+    assert_eq!(told(&gaps[1]), [None, None, None]);
 }
 
 /// Plain bytes up to the end of frame `number`, as `testing::seal` cuts them.
@@ -461,5 +514,5 @@ fn long_lines() {
     };
     let binary = memchr::memmem::find(&plain, b"~Bw").unwrap();
     check(150_000, 3, "the long text: it is lost");
-    check(binary + 100_000, 2, "the long binary: it and what follows up to the end are lost");
+    check(binary + 100_000, 3, "the long binary: it is lost");
 }

@@ -18,9 +18,12 @@ impl Rebuild<'_> {
             self.current.start = self.kept;
         }
         let line = Line::parse(&head).ok().filter(|line| line.kind != Kind::Event);
+        if let Some(line) = line {
+            self.blame_last(line.ts)?;
+        }
         let line = line.filter(|line| line.ts >= self.kept.last_ts);
         let ts = line.map_or(self.kept.last_ts, |line| line.ts);
-        self.say_gap(ts)?;
+        self.say_gap(Some(ts))?;
         self.current.long = Some((ts, line.map(|line| PayloadDecoder::new(line.kind))));
         self.write(&head)?;
         self.check_long(head.get(TS_DIGITS + 1..).unwrap_or_default());
@@ -47,9 +50,8 @@ impl Rebuild<'_> {
     pub(super) fn long_line(&mut self) -> io::Result<()> {
         let Some((ts, decoder)) = self.current.long.take() else { return Ok(()) };
         let is_line = decoder.is_some_and(|decoder| decoder.finish().is_ok());
-        if !is_line && self.current.start.is_gap_due {
-            self.repaired.is_changed = true;
-            return self.roll_back(self.current.start);
+        if !is_line && (self.current.start.is_gap_due || self.is_strict()) {
+            return self.lose(self.current.start);
         }
         if !is_line {
             self.suspect_before(None);
