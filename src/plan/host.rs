@@ -13,13 +13,17 @@ const HEAP_BYTES_UNKNOWN: u64 = 1 << 20;
 /// The kernel's default, where it does not say.
 const TCP_RECEIVE_BYTES_UNKNOWN: u64 = 128 << 10;
 
+/// Quarters of the program that recording comes to; the rest is for other commands, and for the
+/// start, whose pages are let go.
+const PROGRAM_QUARTERS: u64 = 3;
+
 /// What is known before the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
-    /// The program's own file, all of it that is mapped; libraries as far as they are resident by
-    /// now.
+    /// Three quarters of what is mapped of the program's own file; libraries as far as they are
+    /// resident by now.
     pub program_bytes: u64,
-    /// What a TLS connection makes resident of the libraries beside that: all that is left of
+    /// What a TLS connection makes resident of the libraries beside that: half of what is left of
     /// OpenSSL's.
     pub tls_library_bytes: u64,
     /// Heap and main stack by now: options, texts, lists of feeds.
@@ -60,10 +64,10 @@ impl Host {
                 host.vsz_bytes += bytes;
             } else if let Some(resident) = kib(line, "Rss:") {
                 match place {
-                    Place::Program => host.program_bytes += size,
+                    Place::Program => host.program_bytes += size / 4 * PROGRAM_QUARTERS,
                     Place::Tls => {
                         host.program_bytes += resident;
-                        host.tls_library_bytes += size.saturating_sub(resident);
+                        host.tls_library_bytes += size.saturating_sub(resident) / 2;
                     }
                     Place::File => host.program_bytes += resident,
                     Place::Anonymous => host.heap_bytes += resident,
@@ -85,7 +89,7 @@ impl Host {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Program,
-    /// OpenSSL's libraries, which are used in full only where there is TLS.
+    /// OpenSSL's libraries, of which little is used where there is no TLS.
     Tls,
     File,
     Anonymous,
@@ -147,8 +151,8 @@ mod tests {
             Size:                16 kB\nRss:                   8 kB\nVmFlags: rd wr\n";
         let host = Host::of(smaps, "/usr/bin/feed tape");
         let expected = Host {
-            program_bytes: (800 + 192 + 1136) << 10,
-            tls_library_bytes: (2548 - 192) << 10,
+            program_bytes: (600 + 192 + 1136) << 10,
+            tls_library_bytes: ((2548 - 192) / 2) << 10,
             heap_bytes: 48 << 10,
             vsz_bytes: (800 + 132 + 2548 + 1368 + 16) << 10,
             tcp_receive_bytes: TCP_RECEIVE_BYTES_UNKNOWN,

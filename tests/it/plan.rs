@@ -17,6 +17,7 @@ use super::admin::Admin;
 use super::program::{Run, eventually, output, poll_until, program};
 use super::script::{Script, accept};
 use super::server::{Scheme, Server};
+use super::tape::Tape;
 use super::wire::{self, Message, TEXT};
 
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -49,15 +50,31 @@ fn all_stall(run: &Run, feeds: usize) {
     assert!(poll_until(STALLED_BY, stalled).is_some(), "{feeds} feeds never filled the pool");
 }
 
+/// As [`Run::on_tape_of`], with such time too.
+fn all_connect(run: &Run, feeds: usize) {
+    for n in 0..feeds {
+        let feed = format!("f{n}");
+        let is_there = || {
+            let lines = Tape::peek(&run.out(), &feed);
+            lines.iter().any(|line| line.contains("\"event\":\"connected\"")).then_some(())
+        };
+        assert!(poll_until(STALLED_BY, is_there).is_some(), "{feed} never connected");
+    }
+}
+
 /// Compares the most that was resident with the row, and ends the recorder.
 fn check(what: &str, row: &str, run: Run) {
     let plan = plan_of(&run);
     let kib = |bytes: &Value| bytes.as_u64().unwrap() / 1024;
-    let (measured, planned) = (run.status_kib("VmHWM"), kib(&plan["rss"][row]));
+    let planned = kib(&plan["rss"][row]);
+    // What was seen on the tape or in the log may come shortly before the most.
+    let is_true = || (run.status_kib("VmHWM") * 100 / planned >= TRUE_FROM).then_some(());
+    let is_true = poll_until(STALLED_BY, is_true).is_some();
+    let measured = run.status_kib("VmHWM");
     let percent = measured * 100 / planned;
     println!("{what}: {measured} KiB measured, {planned} KiB planned: {percent} %");
     assert!(measured <= planned, "{what}: {measured} KiB, but {planned} KiB are planned");
-    assert!(percent >= TRUE_FROM, "{what}: {measured} KiB; {planned} KiB are planned in vain");
+    assert!(is_true, "{what}: {measured} KiB; {planned} KiB are planned in vain");
     assert!(run.status_kib("VmPeak") <= kib(&plan["vsz"]), "{what}: address space");
     assert!(run.status_kib("Threads") <= plan["threads"].as_u64().unwrap(), "{what}: threads");
     run.signal(Signal::SIGKILL);
@@ -108,7 +125,7 @@ fn costly_message() -> Vec<u8> {
 
 fn check_idle(count: usize, scheme: Scheme) {
     let run = feeds(recording(scheme), 0, count, scheme, accept().listen_until_close()).start();
-    (0..count).for_each(|n| run.on_tape_of(&format!("f{n}"), "\"event\":\"connected\""));
+    all_connect(&run, count);
     check(&format!("{count} {scheme:?}, idle"), "idle", run);
 }
 
@@ -117,7 +134,7 @@ fn check_admin(count: usize, clients: usize) {
     let run = feeds(recording(Scheme::Ws), 0, count, Scheme::Ws, accept().listen_until_close());
     let run = run.args("--admin 127.0.0.1:0").start();
     let admin = Admin::of(&run);
-    (0..count).for_each(|n| run.on_tape_of(&format!("f{n}"), "\"event\":\"connected\""));
+    all_connect(&run, count);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", run.pid())).unwrap().count();
     let before = open();
     let held: Vec<TcpStream> = (0..clients)
@@ -145,7 +162,8 @@ fn check_large(count: usize, scheme: Scheme) {
     let large = accept().wait_for("large").raw("costly", costly_message());
     let message = wire::message(&Message::text("x".repeat(1000)));
     let large = large.flood_until_gone(message.repeat(16));
-    let run = feeds(recording(scheme), 0, 1, scheme, large);
+    // A pool that hardly counts beside the message.
+    let run = feeds(recording(scheme).args("--queue-bytes 2MiB"), 0, 1, scheme, large);
     let run = if count > 1 { feeds(run, 1, count - 1, scheme, flood()) } else { run };
     let run = run.args(NOTHING_IS_WRITTEN).start();
     all_stall(&run, count - 1);
@@ -174,7 +192,8 @@ fn the_plan_is_true_for_wss() {
 
 #[test]
 fn the_plan_is_true_with_the_admin_endpoint() {
-    for count in [1, 16, 256] {
+    // It costs the same beside more.
+    for count in [1, 16] {
         check_admin(count, 0);
         check_admin(count, 64);
     }
