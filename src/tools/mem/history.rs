@@ -422,7 +422,7 @@ fn each_line(
 }
 
 /// What earlier runs of this recording's recorder noted of their memory on its own tape, as far as
-/// it can be read within [`EARLIER_READ_MAX`]; nothing where there is none.
+/// it can be read within two seconds; nothing where there is none.
 pub fn read_earlier(out: &Path, times: Range<UnixNs>, take: &mut dyn FnMut(Sample)) {
     let tape = match own_tape(out) {
         Ok(tape) => tape,
