@@ -133,7 +133,9 @@ def trial(args, places, case, name, rng):
     server = Server(FEEDS, RATE)
     places.defer(server.stop)
     options = ["--min-free", "0", "--rotate-bytes", "64KiB", "--queue-bytes", "1MiB"]
-    options += ["--stall-deadline", f"{DEADLINE_S}s", *case.options]
+    if "drop" not in case.options:
+        options += ["--stall-deadline", f"{DEADLINE_S}s"]
+    options += case.options
     if "--min-free" in case.options:
         options = options[2:]
     recorder = Recorder(args.program, path / "out", server, places.folder / f"{name}.log", options)

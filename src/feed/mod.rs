@@ -58,7 +58,7 @@ use crate::tape::name::FeedName;
 use crate::units::Rate;
 
 /// Commands that wait for a feed; nobody sends many.
-const COMMANDS_MAX: usize = 64;
+const COMMANDS_MAX: usize = 32;
 /// OpenSSL's handshake goes deepest; measured below 40 KiB, with name lookups elsewhere.
 pub(crate) const STACK_BYTES: usize = 192 << 10;
 

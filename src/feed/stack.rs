@@ -7,13 +7,13 @@
 use std::ffi::c_void;
 use std::ptr;
 
-/// Below our own frame so much is left alone, for what returns and calls next without faults.
-const LEFT_BYTES: usize = 4 << 10;
+/// Below our own variables so much is left alone: the rest of the frame, and the call.
+const LEFT_BYTES: usize = 1 << 10;
 /// Pages are at most so large on what we run on, so ranges of whole pages are whole pages anywhere.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// Gives back what lies below the caller's frame, but for a page. It costs a system call, and
-/// later a page fault for each page that is needed again.
+/// Gives back the pages below the caller's frame. It costs a system call, and later a page fault for
+/// each page that is needed again.
 #[inline(never)]
 pub(super) fn release_deep_end() {
     let here = 0_u8;
