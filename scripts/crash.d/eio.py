@@ -117,7 +117,8 @@ def start(args, places, out, name, options=()):
     places.defer(server.stop)
     recorder = Recorder(args.program, out, server, places.folder / f"{name}.log", [
         "--min-free", "0", "--rotate-bytes", "256KiB", "--queue-bytes", "1MiB",
-        *([] if "drop" in options else ["--stall-deadline", "2s"]), "--stop-timeout", "4s", *options])
+        *([] if "drop" in options else ["--stall-deadline", "2s"]),
+        "--stop-timeout", "4s", *options])
     places.defer(recorder.kill_if_running)
     server.start()
     recorder.start()

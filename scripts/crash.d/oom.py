@@ -2,9 +2,10 @@
 
 The recorder is alone in a cgroup with a hard limit, and its folder is a file system in memory: what
 it records counts as its own memory, can't be reclaimed without swap, and so reaches the limit after
-a while. The limit is lowered once all feeds are connected: below its plan it would not start. Each run is started on the folder that the one before left behind. That it was the OOM
-killer each time is read from the cgroup's own count. At the end all that the server published is
-compared with what is on the tapes.
+a while. The limit is lowered once all feeds are connected: below its plan it would not start. Each
+run is started on the folder that the one before left behind. That it was the OOM killer each time
+is read from the cgroup's own count. At the end all that the server published is compared with what
+is on the tapes.
 """
 
 import os

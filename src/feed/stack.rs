@@ -12,8 +12,8 @@ const LEFT_BYTES: usize = 1 << 10;
 /// Pages are at most so large on what we run on, so ranges of whole pages are whole pages anywhere.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// Gives back the pages below the caller's frame. It costs a system call, and later a page fault for
-/// each page that is needed again.
+/// Gives back the pages below the caller's frame. It costs a system call, and later a page fault
+/// for each page that is needed again.
 #[inline(never)]
 pub(super) fn release_deep_end() {
     let here = 0_u8;
