@@ -9,7 +9,7 @@ use std::ptr;
 
 /// Below our own variables so much is left alone: the rest of the frame, and the call.
 const LEFT_BYTES: usize = 1 << 10;
-/// Pages are at most so large on what we run on, so ranges of whole pages are whole pages anywhere.
+/// The size of pages on what we run on. Where they are larger the kernel refuses other ranges.
 const PAGE_BYTES: usize = 4 << 10;
 
 /// Gives back the pages below the caller's frame. It costs a system call, and later a page fault
@@ -56,6 +56,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::memory::mappings::mappings;
 
     const DEEP_BYTES: usize = 64 << 10;
 
@@ -74,20 +75,8 @@ mod tests {
         let here = 0_u8;
         let here = ptr::addr_of!(here) as usize;
         let maps = std::fs::read_to_string("/proc/self/smaps").expect("on Linux");
-        let mut is_ours = false;
-        for line in maps.lines() {
-            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-            if let Some((from, end)) = range {
-                let address = |text| usize::from_str_radix(text, 16);
-                if let (Ok(from), Ok(end)) = (address(from), address(end)) {
-                    is_ours = (from..end).contains(&here);
-                }
-            } else if let Some(kib) = line.strip_prefix("Rss:").filter(|_| is_ours) {
-                let kib = kib.trim().trim_end_matches(" kB");
-                return kib.parse::<usize>().expect("a number") << 10;
-            }
-        }
-        panic!("no mapping holds {here:x}");
+        let ours = mappings(&maps).find(|mapping| mapping.range().contains(&here));
+        ours.expect("it is mapped").rss as usize
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What a process's address space is made of: `/proc/PID/smaps`, sorted into kinds.
 //!
-//! Owns how stacks, arenas and the rest are told apart, which the kernel does not say: a stack of a
-//! thread is anonymous memory right above a small area that nobody may touch; an arena of malloc
-//! begins at a multiple of 64 MiB. It is a sorting, not a proof.
+//! Owns reading that text, and how stacks, arenas and the rest are told apart, which the kernel
+//! does not say: a stack of a thread is anonymous memory right above a small area that nobody may
+//! touch; an arena of malloc begins at a multiple of 64 MiB. It is a sorting, not a proof.
 
 use std::io;
+use std::iter;
+use std::ops::Range;
 
 use super::files::{read_text, size};
 use super::process::Process;
@@ -78,21 +80,14 @@ impl Mappings {
     /// Sorts the text of `smaps`. Lines that are none of the kernel's are passed over.
     pub fn parse(text: &str) -> Mappings {
         let mut sums = Mappings::default();
-        let mut before: Option<Mapping> = None;
-        let mut kind = None;
-        for line in text.lines() {
-            if let Some(mapping) = Mapping::parse(line) {
-                let found = mapping.kind(before.as_ref());
-                let sum = &mut sums.sums[found as usize];
-                sum.mappings += 1;
-                sum.bytes = sum.bytes.saturating_add(mapping.bytes());
-                sums.seems_go |= mapping.start == GO_HEAP && mapping.is_anonymous;
-                (kind, before) = (Some(found), Some(mapping));
-            } else if let (Some(kind), Some(rss)) = (kind, line.strip_prefix("Rss:").and_then(size))
-            {
-                let sum = &mut sums.sums[kind as usize];
-                sum.rss = sum.rss.saturating_add(rss);
-            }
+        let mut before: Option<Mapping<'_>> = None;
+        for mapping in mappings(text) {
+            let sum = &mut sums.sums[mapping.kind(before.as_ref()) as usize];
+            sum.mappings += 1;
+            sum.bytes = sum.bytes.saturating_add(mapping.bytes());
+            sum.rss = sum.rss.saturating_add(mapping.rss);
+            sums.seems_go |= mapping.start == GO_HEAP && mapping.is_anonymous;
+            before = Some(mapping);
         }
         sums
     }
@@ -108,55 +103,92 @@ impl Mappings {
     }
 }
 
-/// The first line of a mapping.
-struct Mapping {
-    start: u64,
-    end: u64,
-    is_untouchable: bool,
-    is_shared: bool,
-    is_anonymous: bool,
-    name: String,
+/// The mappings in the text of `smaps`, in its order. Lines that are none of the kernel's are
+/// passed over.
+pub fn mappings(text: &str) -> impl Iterator<Item = Mapping<'_>> {
+    let mut lines = text.lines().peekable();
+    iter::from_fn(move || {
+        let mut mapping = lines.find_map(Mapping::parse)?;
+        while let Some(line) = lines.next_if(|line| Mapping::parse(line).is_none()) {
+            match line.split_once(':') {
+                Some(("Rss", value)) => mapping.rss = size(value).unwrap_or(mapping.rss),
+                Some(("Anonymous", value)) => mapping.own = size(value),
+                _ => {}
+            }
+        }
+        Some(mapping)
+    })
 }
 
-impl Mapping {
-    /// `START-END PERMISSIONS OFFSET DEVICE INODE  NAME`.
-    fn parse(line: &str) -> Option<Mapping> {
-        let mut parts = line.split(' ');
+/// One mapping.
+pub struct Mapping<'t> {
+    start: u64,
+    end: u64,
+    permissions: &'t str,
+    is_anonymous: bool,
+    /// What is mapped: a path, a name like `[heap]`, or nothing.
+    pub name: &'t str,
+    /// What is resident of it, in bytes.
+    pub rss: u64,
+    /// Of it, pages of the process's own, in bytes: of a file, those that were written to. None
+    /// where the kernel does not tell.
+    own: Option<u64>,
+}
+
+impl<'t> Mapping<'t> {
+    /// `START-END PERMISSIONS OFFSET DEVICE INODE  NAME`, its first line.
+    fn parse(line: &'t str) -> Option<Mapping<'t>> {
+        let mut parts = line.splitn(6, ' ');
         let (start, end) = parts.next()?.split_once('-')?;
         let (start, end) =
             (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
         let permissions = parts.next()?;
-        let inode = parts.nth(2)?;
-        let name = parts.collect::<Vec<_>>().join(" ").trim().to_string();
-        (start < end).then(|| Mapping {
-            start,
-            end,
-            is_untouchable: permissions.starts_with("---"),
-            is_shared: permissions.ends_with('s'),
-            is_anonymous: inode == "0",
-            name,
-        })
+        let is_anonymous = parts.nth(2)? == "0";
+        let name = parts.next().unwrap_or_default().trim();
+        let (rss, own) = (0, None);
+        (start < end).then_some(Mapping { start, end, permissions, is_anonymous, name, rss, own })
     }
 
-    fn bytes(&self) -> u64 {
+    /// Address space, in bytes.
+    pub fn bytes(&self) -> u64 {
         self.end - self.start
     }
 
-    fn kind(&self, before: Option<&Mapping>) -> Kind {
-        let name = self.name.as_str();
+    /// Its addresses, as of this process.
+    pub fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Whether each page can be read from a file again, as it is: nobody can write to it, and no
+    /// page is the process's own.
+    pub fn is_as_its_file(&self) -> bool {
+        let is_fixed = matches!(self.permissions, "r-xp" | "r--p");
+        is_fixed && self.name.starts_with('/') && self.own == Some(0)
+    }
+
+    fn is_untouchable(&self) -> bool {
+        self.permissions.starts_with("---")
+    }
+
+    fn is_shared(&self) -> bool {
+        self.permissions.ends_with('s')
+    }
+
+    fn kind(&self, before: Option<&Mapping<'_>>) -> Kind {
+        let name = self.name;
         let is_guarded = before.is_some_and(|below| {
-            below.end == self.start && below.is_untouchable && below.bytes() <= GUARD_BYTES_MAX
+            below.end == self.start && below.is_untouchable() && below.bytes() <= GUARD_BYTES_MAX
         });
         let is_of_memory = ["/memfd:", "/dev/shm/", "/SYSV", "/dev/zero"];
         if name == "[heap]" {
             Kind::Heap
         } else if name == "[stack]" || name.contains("pthread stack") {
             Kind::Stack
-        } else if self.is_shared && is_of_memory.iter().any(|start| name.starts_with(start)) {
+        } else if self.is_shared() && is_of_memory.iter().any(|start| name.starts_with(start)) {
             Kind::Shared
         } else if !self.is_anonymous {
             Kind::File
-        } else if self.is_untouchable {
+        } else if self.is_untouchable() {
             Kind::Reserved
         } else if name.contains("malloc arena") || self.start.is_multiple_of(ARENA_BYTES) {
             Kind::Arena
@@ -219,6 +251,28 @@ Rss:                  20 kB
         ] {
             assert_eq!(sums.of_kind(kind), expected, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn only_what_is_as_the_file_is() {
+        let mapping = |range: &str, access: &str, path: &str, own: u32| {
+            format!("{range} {access} 00000000 fe:00 77   {path}\nRss: 8 kB\nAnonymous: {own} kB\n")
+        };
+        let maps = [
+            mapping("1000-3000", "r--p", "/usr/bin/feed tape", 0),
+            mapping("3000-4000", "r-xp", "/usr/bin/feed tape", 0),
+            mapping("4000-5000", "r--p", "/usr/bin/feed tape", 4),
+            mapping("5000-6000", "rw-p", "/usr/bin/feed tape", 0),
+            mapping("6000-7000", "r--s", "/usr/lib/locale", 0),
+            mapping("7000-8000", "r--p", "", 0),
+            mapping("8000-9000", "r-xp", "[vdso]", 0),
+            mapping("9000-a000", "r-xp", "/lib/libc.so.6", 0),
+            "a000-b000 r-xp 00000000 fe:00 77   /told/nothing/of\n".to_string(),
+        ];
+        let maps = maps.concat();
+        let found: Vec<_> =
+            mappings(&maps).filter(Mapping::is_as_its_file).map(|one| one.range()).collect();
+        assert_eq!(found, [0x1000..0x3000, 0x3000..0x4000, 0x9000..0xa000]);
     }
 
     #[test]

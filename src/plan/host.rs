@@ -6,6 +6,8 @@
 
 use std::fs;
 
+use crate::memory::mappings::mappings;
+
 /// Where /proc can't be read: what a release build with OpenSSL came to, rounded up.
 const PROGRAM_BYTES_UNKNOWN: u64 = 14 << 20;
 /// See [`PROGRAM_BYTES_UNKNOWN`].
@@ -56,24 +58,17 @@ impl Host {
             vsz_bytes: 0,
             tcp_receive_bytes: TCP_RECEIVE_BYTES_UNKNOWN,
         };
-        let mut place = Place::Anonymous;
-        let mut size = 0;
-        for line in smaps.lines() {
-            if let Some(bytes) = kib(line, "Size:") {
-                size = bytes;
-                host.vsz_bytes += bytes;
-            } else if let Some(resident) = kib(line, "Rss:") {
-                match place {
-                    Place::Program => host.program_bytes += size / 4 * PROGRAM_QUARTERS,
-                    Place::Tls => {
-                        host.program_bytes += resident;
-                        host.tls_library_bytes += size.saturating_sub(resident) / 2;
-                    }
-                    Place::File => host.program_bytes += resident,
-                    Place::Anonymous => host.heap_bytes += resident,
+        for mapping in mappings(smaps) {
+            let (size, resident) = (mapping.bytes(), mapping.rss);
+            host.vsz_bytes += size;
+            match Place::of(mapping.name, program) {
+                Place::Program => host.program_bytes += size / 4 * PROGRAM_QUARTERS,
+                Place::Tls => {
+                    host.program_bytes += resident;
+                    host.tls_library_bytes += size.saturating_sub(resident) / 2;
                 }
-            } else if let Some(path) = mapping(line) {
-                place = Place::of(path, program);
+                Place::File => host.program_bytes += resident,
+                Place::Anonymous => host.heap_bytes += resident,
             }
         }
         if host.program_bytes == 0 {
@@ -110,28 +105,6 @@ impl Place {
     }
 }
 
-/// Of a mapping's first line, what is mapped there: a path, a name like `[heap]`, or nothing.
-fn mapping(line: &str) -> Option<&str> {
-    let first = line.split(' ').next()?;
-    let (start, end) = first.split_once('-')?;
-    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if !is_hex(start) || !is_hex(end) {
-        return None;
-    }
-    // Range, permissions, offset, device, inode; then blanks up to the path, which may hold some.
-    let mut rest = line;
-    for _ in 0..5 {
-        rest = rest.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
-    }
-    Some(rest.trim_start())
-}
-
-/// Bytes of a line `NAME    12 kB`.
-fn kib(line: &str, name: &str) -> Option<u64> {
-    let number = line.strip_prefix(name)?.trim().strip_suffix("kB")?;
-    number.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,15 +112,15 @@ mod tests {
     #[test]
     fn parts_are_told_apart() {
         let smaps = "\
-            55d0-55d8 r-xp 00000000 08:01 17                         /usr/bin/feed tape\n\
+            55d000000000-55d0000c8000 r-xp 00000000 08:01 17          /usr/bin/feed tape\n\
             Size:               800 kB\nKernelPageSize:        4 kB\nRss:                 300 kB\n\
-            55d8-55da rw-p 00000000 00:00 0                          [heap]\n\
+            55d001000000-55d001021000 rw-p 00000000 00:00 0          [heap]\n\
             Size:               132 kB\nRss:                  40 kB\n\
-            7f00-7f10 r-xp 00000000 08:01 18                         /usr/lib/libcrypto.so.3\n\
+            7f0000000000-7f000027d000 r-xp 00000000 08:01 18          /usr/lib/libcrypto.so.3\n\
             Size:              2548 kB\nRss:                 192 kB\n\
-            7f10-7f20 r-xp 00000000 08:01 19                         /usr/lib/libc.so.6\n\
+            7f1000000000-7f1000156000 r-xp 00000000 08:01 19          /usr/lib/libc.so.6\n\
             Size:              1368 kB\nRss:                1136 kB\n\
-            7f20-7f24 rw-p 00000000 00:00 0 \n\
+            7f2000000000-7f2000004000 rw-p 00000000 00:00 0 \n\
             Size:                16 kB\nRss:                   8 kB\nVmFlags: rd wr\n";
         let host = Host::of(smaps, "/usr/bin/feed tape");
         let expected = Host {
