@@ -228,7 +228,7 @@ impl Reader<'_> {
                 }
             }
             (None, _) if known.has_group(written) => {
-                let group = known.group(written).join(" = .., ");
+                let group = known.group(written).collect::<Vec<_>>().join(" = .., ");
                 let what =
                     format!("must be a table: {written} = {{ {group} = .. }}, or parts of it");
                 self.say(key, label, &what);

@@ -53,17 +53,12 @@ impl Known {
 
     /// Whether some options begin with `name-`.
     pub(super) fn has_group(&self, name: &str) -> bool {
-        let begins = |option: &String| option.strip_prefix(name)?.strip_prefix('-').map(drop);
-        self.0.keys().any(|option| begins(option).is_some())
+        self.group(name).next().is_some()
     }
 
     /// What follows `name-` in those options.
-    pub(super) fn group(&self, name: &str) -> Vec<&str> {
-        let rest = |option: &'_ String| -> Option<usize> {
-            option.strip_prefix(name)?.strip_prefix('-').map(str::len)
-        };
-        let options = self.0.keys();
-        options.filter_map(|option| Some(&option[option.len() - rest(option)?..])).collect()
+    pub(super) fn group<'k>(&'k self, name: &str) -> impl Iterator<Item = &'k str> {
+        self.0.keys().filter_map(move |option| option.strip_prefix(name)?.strip_prefix('-'))
     }
 
     /// The option, or other key, that was meant, perhaps, and how near it is.
