@@ -21,8 +21,8 @@ use crate::tape::line::OVERHEAD;
 use crate::writer;
 use crate::writer::segment;
 
-/// What a thread's stack has touched of it: with 256 idle feeds the kernel's figure for all stacks
-/// was 25 KiB each, TLS or not; the upgrade's answer or the handshake goes deepest.
+/// What a thread's stack has touched of it while it connects: with 256 feeds the kernel's figure
+/// for all stacks was 25 KiB each, TLS or not; the upgrade's answer or the handshake goes deepest.
 const FEED_STACK_TOUCHED: u64 = 28 << 10;
 /// The same of the other threads: 8 KiB for a resolver that was not asked, 16 KiB for the writer.
 const THREAD_STACK_TOUCHED: u64 = 12 << 10;
