@@ -17,7 +17,6 @@ use super::admin::Admin;
 use super::program::{Run, eventually, output, poll_until, program};
 use super::script::{Script, accept};
 use super::server::{Scheme, Server};
-use super::tape::Tape;
 use super::wire::{self, Message, TEXT};
 
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -54,10 +53,7 @@ fn all_stall(run: &Run, feeds: usize) {
 fn all_connect(run: &Run, feeds: usize) {
     for n in 0..feeds {
         let feed = format!("f{n}");
-        let is_there = || {
-            let lines = Tape::peek(&run.out(), &feed);
-            lines.iter().any(|line| line.contains("\"event\":\"connected\"")).then_some(())
-        };
+        let is_there = || run.is_on_tape_of(&feed, "\"event\":\"connected\"").then_some(());
         assert!(poll_until(STALLED_BY, is_there).is_some(), "{feed} never connected");
     }
 }

@@ -305,10 +305,13 @@ impl Run {
     }
 
     pub fn on_tape_of(&self, feed: &str, text: &str) {
-        let out = self.out();
-        eventually(&format!("'{text}' on the tape of {feed}"), || {
-            Tape::peek(&out, feed).iter().any(|line| line.contains(text)).then_some(())
-        });
+        let what = format!("'{text}' on the tape of {feed}");
+        eventually(&what, || self.is_on_tape_of(feed, text).then_some(()));
+    }
+
+    /// Whether a line of a feed's tape has `text`, as far as it is written.
+    pub fn is_on_tape_of(&self, feed: &str, text: &str) -> bool {
+        Tape::peek(&self.out(), feed).iter().any(|line| line.contains(text))
     }
 
     pub fn stderr(&self) -> String {

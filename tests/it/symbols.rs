@@ -66,16 +66,22 @@ fn subscribed_again() {
     assert_eq!(silent(&run)[0], "ETH", "expected, and never seen");
 }
 
-#[test]
-fn connected_again() {
-    let first = accept().text(&trade("BTC")).count_until_close("other");
-    let run = Run::serve(Scheme::Ws, [first, accept().text(&trade("BTC")).expect_bye()])
+/// A recording whose first connection is given up for a silent symbol, once there is a second.
+fn connects_again(first: Script, options: &str) -> Run {
+    let next = accept().text(&trade("BTC")).expect_bye();
+    let run = Run::serve(Scheme::Ws, [first, next])
         .args("--keys-then reconnect")
+        .args(options)
         .args(WATCH)
         .start();
     run.on_tape(r#""connected","conn":2"#);
-    let run = stop(run);
-    let tape = run.tape();
+    stop(run)
+}
+
+#[test]
+fn connected_again() {
+    let first = accept().text(&trade("BTC")).count_until_close("other");
+    let tape = connects_again(first, "").tape();
     let end = tape.events("disconnected")[0];
     assert_eq!(end["reason"], "stale: nothing of 'BTC' for 300ms");
     assert_eq!(end["code"], 1001);
@@ -97,14 +103,7 @@ fn expected_and_never_seen() {
 #[test]
 fn only_data_shows_that_a_symbol_lives() {
     let refusals = accept().text(&trade("BTC")).count_until_close(r#"{"error":{"s":"BTC"}}"#);
-    let next = accept().text(&trade("BTC")).expect_bye();
-    let run = Run::serve(Scheme::Ws, [refusals, next])
-        .args("--keys-then reconnect --refuse-match error")
-        .args(WATCH)
-        .start();
-    run.on_tape(r#""connected","conn":2"#);
-    let run = stop(run);
-    let tape = run.tape();
+    let tape = connects_again(refusals, "--refuse-match error").tape();
     assert_eq!(tape.events("disconnected")[0]["reason"], "stale: nothing of 'BTC' for 300ms");
 }
 
