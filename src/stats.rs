@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::clock::{Mono, mono_now};
+use crate::clock::{Mono, UnixNs, mono_now};
 use crate::tape::event::GapReason;
 
 /// Between two signs of life a thread works for milliseconds; so long is for a machine that has
@@ -46,7 +46,7 @@ impl Counter {
     }
 }
 
-/// Something that one thread has to tell another, once.
+/// Something that one thread has to tell others.
 #[derive(Debug, Default)]
 pub struct Flag(AtomicBool);
 
@@ -56,14 +56,46 @@ impl Flag {
         !self.0.swap(true, Relaxed)
     }
 
-    /// Lowers it; whether it was up.
-    pub fn lower(&self) -> bool {
-        self.0.swap(false, Relaxed)
+    /// Lowers it.
+    pub fn lower(&self) {
+        self.0.store(false, Relaxed);
     }
 
     /// Whether it is up.
     pub fn is_up(&self) -> bool {
         self.0.load(Relaxed)
+    }
+}
+
+/// A hole that the syncer tells the writer of: from which stamp on it is.
+#[derive(Debug, Default)]
+pub struct Unsynced(AtomicU64);
+
+impl Unsynced {
+    /// No hole; lower than any stamp.
+    const NONE: u64 = 0;
+    /// One from an unknown stamp on; lower than any that is known.
+    const UNKNOWN: u64 = 1;
+
+    /// Adds a hole, to the one before if there is one; whether there was none.
+    pub fn note(&self, from: Option<UnixNs>) -> bool {
+        let from = from.unwrap_or(Self::UNKNOWN).max(Self::UNKNOWN);
+        let earlier = |noted| Some(if noted == Self::NONE { from } else { from.min(noted) });
+        self.0.fetch_update(Relaxed, Relaxed, earlier) == Ok(Self::NONE)
+    }
+
+    /// Forgets it, for it is told of: from which stamp on it is. `None`: there is none.
+    pub fn take(&self) -> Option<Option<UnixNs>> {
+        match self.0.swap(Self::NONE, Relaxed) {
+            Self::NONE => None,
+            Self::UNKNOWN => Some(None),
+            from => Some(Some(from)),
+        }
+    }
+
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.0.load(Relaxed) != Self::NONE
     }
 }
 
@@ -255,9 +287,9 @@ pub struct FeedStats {
     pub sealed_bytes: Counter,
     /// Calls that wait until what was written of its segments is on the disk.
     pub sync_times: Histogram,
-    /// Up while a failed sync is not told of on the tape. The syncer raises it, and the writer
-    /// decides by it: the next segment begins with a gap.
-    pub unsynced: Flag,
+    /// A failed sync that is not told of on the tape. The syncer notes it, and the writer decides
+    /// by it: the next segment begins with a gap.
+    pub unsynced: Unsynced,
 }
 
 impl FeedStats {
@@ -267,9 +299,10 @@ impl FeedStats {
     }
 
     /// Something of the feed could not be synced, so that a power cut may take it: a hole, which
-    /// is counted once until the writer has put it on the tape.
-    pub fn sync_failed(&self) {
-        if self.unsynced.raise() {
+    /// is counted once until the writer has put it on the tape. Up to `from` all is synced, where
+    /// that is known.
+    pub fn sync_failed(&self, from: Option<UnixNs>) {
+        if self.unsynced.note(from) {
             self.gaps.count(GapReason::Disk, 0, 0);
         }
     }

@@ -8,8 +8,13 @@
 //! A sync that failed is a hole: a power cut may take what it was to make durable. It is counted
 //! at once, a `disk` gap, and the feed's next segment begins with it. Where no segment follows,
 //! because the run ends, the closing report and the exit code tell of it, and the next run begins
-//! with its `restart` gap as always. A file's sync is not tried again: the kernel forgets what it
-//! could not write. Folders and names are: they change nothing that was there.
+//! with its `restart` gap as always.
+//!
+//! What could not be synced the kernel takes for written all the same, and may forget. So it is
+//! handed to the kernel again at once, and then synced again: a disk that heals gets all of it
+//! ([`open`]). Folders and names are tried again as they are.
+
+mod open;
 
 use std::collections::HashMap;
 use std::io;
@@ -20,10 +25,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use self::open::{Open, Sync};
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
 use crate::stats::{FeedStats, Pulse};
-use crate::storage::{self, PageCache, Storage, StorageFile, WriteBehind};
+use crate::storage::{self, PageCache, Storage, StorageFile};
 use crate::tape::name::{FeedName, Form, SegmentName};
 use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
@@ -37,6 +43,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A segment that has grown by so much is looked at before it is time: what is not written yet
 /// can't leave the page cache.
 pub const GROWN_BYTES: u64 = 8 << 20;
+/// Finished segments that could not be synced and are tried again; more of them, or more bytes of
+/// them, wait for the next start.
+const UNSYNCED_MAX: usize = 256;
+const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// Finished segments whose last pages are still being written while nothing is synced; of more of
 /// them these pages stay in the cache.
 const LEAVING_MAX: usize = 256;
@@ -109,13 +119,6 @@ pub fn spawn(
     Ok((sender, thread))
 }
 
-struct Open {
-    segment: SegmentFile,
-    synced: u64,
-    /// Where nothing is synced while it is open.
-    written: WriteBehind,
-}
-
 /// A segment on its way to its final name.
 struct Finished {
     feed: FeedId,
@@ -149,6 +152,8 @@ pub(crate) struct Syncer {
     policy: FsyncPolicy,
     page_cache: PageCache,
     open: HashMap<FeedId, Open>,
+    /// Finished ones that the disk has not taken yet.
+    unsynced: Vec<(FeedId, Open)>,
     /// Finished ones that were not synced, to leave the page cache the next time.
     leaving: Vec<Arc<dyn StorageFile>>,
     next: HashMap<FeedId, Next>,
@@ -172,6 +177,7 @@ impl Syncer {
             policy,
             page_cache,
             open: HashMap::new(),
+            unsynced: Vec::new(),
             leaving: Vec::new(),
             next: HashMap::new(),
             dirty_folders: Vec::new(),
@@ -200,6 +206,7 @@ impl Syncer {
             let now = mono_now();
             if now >= due {
                 self.name_finished();
+                self.sync_finished();
                 match self.policy {
                     FsyncPolicy::Every(_) => self.sync_all(),
                     FsyncPolicy::Segment | FsyncPolicy::Never => {
@@ -217,6 +224,7 @@ impl Syncer {
     /// The last sync, and the numbers with which the next run goes on.
     pub(crate) fn end(&mut self) {
         self.name_finished();
+        self.sync_finished();
         self.sync_all();
         for (feed, next) in std::mem::take(&mut self.next) {
             self.write_next(feed, &next);
@@ -244,8 +252,7 @@ impl Syncer {
                     self.folder_is_dirty(feed, folder);
                 }
                 self.folder_is_dirty(feed, segment.folder());
-                let written = WriteBehind::default();
-                self.open.insert(feed, Open { segment, synced: 0, written });
+                self.open.insert(feed, Open::new(segment));
             }
             SyncItem::Finished { feed, next_index } => {
                 if let Some(next) = self.next.get_mut(&feed) {
@@ -275,27 +282,65 @@ impl Syncer {
         }
     }
 
-    /// Syncs the file before it gets its final name: what has that name is whole. Where it can't be
-    /// synced it stays open, and the next start looks what there is of it.
+    /// Syncs the file before it gets its final name: what has that name is whole.
     fn finish(&mut self, feed: FeedId, mut open: Open) {
-        if self.policy != FsyncPolicy::Never && !open.segment.progress.failed() {
-            // Also where nothing is new by its progress: one that was closed after a failed write
-            // was cut and got its end past it.
-            self.sync_now(feed, &mut open);
+        open.is_finished = true;
+        if self.policy == FsyncPolicy::Never && !open.segment.progress.failed() {
+            self.write_behind(feed, &mut open);
         }
-        if open.segment.progress.failed() {
-            if let Some(next) = self.next.get_mut(&feed) {
-                next.is_due = false;
-            }
-            return;
-        }
-        if self.policy == FsyncPolicy::Never {
-            self.write_behind(&mut open);
+        if self.policy == FsyncPolicy::Never && !open.segment.progress.failed() {
             if self.page_cache == PageCache::Drop && self.leaving.len() < LEAVING_MAX {
                 self.leaving.push(open.segment.file.clone());
             }
+            return self.finish_synced(feed, open);
         }
+        // Also where nothing is new by its progress: one that was closed after a failed write was
+        // cut and got its end past it.
+        match self.sync_now(feed, &mut open) {
+            Sync::Done => self.finish_synced(feed, open),
+            outcome => {
+                if let Some(next) = self.next.get_mut(&feed) {
+                    next.is_due = false;
+                }
+                if outcome == Sync::Failed {
+                    self.unsynced.push((feed, open));
+                }
+            }
+        }
+    }
+
+    /// Tries again to sync finished segments. Those that the disk doesn't take stay open, and the
+    /// next start looks what there is of them.
+    fn sync_finished(&mut self) {
+        let mut bytes = 0;
+        for (feed, mut open) in std::mem::take(&mut self.unsynced) {
+            bytes += open.unsynced();
+            if bytes > UNSYNCED_BYTES_MAX || self.unsynced.len() == UNSYNCED_MAX {
+                continue;
+            }
+            match self.sync_now(feed, &mut open) {
+                Sync::Done => self.finish_synced(feed, open),
+                Sync::Failed => self.unsynced.push((feed, open)),
+                Sync::Lost => {}
+            }
+        }
+    }
+
+    /// Hands on a finished segment whose bytes are durable, or need not be.
+    fn finish_synced(&mut self, feed: FeedId, open: Open) {
         let name = open.segment.name.clone();
+        if open.segment.progress.failed() {
+            let (path, of) = (name.path(Form::Open), name.feed.as_str());
+            if !open.is_whole() {
+                log::error!(
+                    feed = of;
+                    "'{}' is not what was written; the next start saves what there is of it",
+                    path.display()
+                );
+                return;
+            }
+            log::info!(feed = of; "'{}' is on the disk after all, and whole", path.display());
+        }
         self.unnamed.push(Finished { feed, name, refused: false });
         self.name_finished();
     }
@@ -339,11 +384,13 @@ impl Syncer {
             (PageCache::Keep, _) => {}
             (PageCache::Drop, FsyncPolicy::Every(_)) => {
                 // It may have been synced since it was said.
-                if open.segment.progress.written() - open.synced >= GROWN_BYTES {
+                if open.unsynced() >= GROWN_BYTES {
                     self.sync(feed, open);
                 }
             }
-            (PageCache::Drop, FsyncPolicy::Segment | FsyncPolicy::Never) => self.write_behind(open),
+            (PageCache::Drop, FsyncPolicy::Segment | FsyncPolicy::Never) => {
+                self.write_behind(feed, open);
+            }
         }
     }
 
@@ -351,8 +398,8 @@ impl Syncer {
     /// finished before.
     pub(crate) fn write_behind_all(&mut self) {
         let mut open = std::mem::take(&mut self.open);
-        for open in open.values_mut() {
-            self.write_behind(open);
+        for (feed, open) in &mut open {
+            self.write_behind(*feed, open);
         }
         self.open = open;
         for file in self.leaving.drain(..) {
@@ -360,12 +407,13 @@ impl Syncer {
         }
     }
 
-    fn write_behind(&self, open: &mut Open) {
+    fn write_behind(&self, feed: FeedId, open: &mut Open) {
         match self.page_cache {
             PageCache::Keep => {}
             PageCache::Drop => {
-                let written = open.segment.progress.written();
-                open.written.step(&*open.segment.file, written);
+                if let Err(error) = open.write_behind() {
+                    self.failed(feed, open, &error);
+                }
             }
         }
     }
@@ -377,9 +425,7 @@ impl Syncer {
         }
         let mut open = std::mem::take(&mut self.open);
         for (feed, segment) in &mut open {
-            if segment.segment.progress.written() != segment.synced {
-                self.sync(*feed, segment);
-            }
+            self.sync(*feed, segment);
         }
         self.open = open;
         self.sync_folders();
@@ -404,36 +450,47 @@ impl Syncer {
     }
 
     fn sync(&self, feed: FeedId, open: &mut Open) {
-        let written = open.segment.progress.written();
-        if written != open.synced && !open.segment.progress.failed() {
+        if open.unsynced() > 0 {
             self.sync_now(feed, open);
         }
     }
 
-    fn sync_now(&self, feed: FeedId, open: &mut Open) {
-        let written = open.segment.progress.written();
+    fn sync_now(&self, feed: FeedId, open: &mut Open) -> Sync {
+        if open.is_lost {
+            return Sync::Lost;
+        }
         let begun = mono_now();
-        let synced = open.segment.file.sync();
+        let synced = open.sync();
         self.stats[&feed].sync_times.observe(mono_now().since(begun));
         match synced {
-            Ok(()) => {
-                // From the start: the page in which the last sync ended was not whole then.
-                open.segment.file.drop_cache(0, written);
-                open.synced = written;
-            }
+            Ok(()) => Sync::Done,
+            Err(error) => self.failed(feed, open, &error),
+        }
+    }
+
+    /// The disk did not take what was written: a hole, which is said once for each segment.
+    fn failed(&self, feed: FeedId, open: &mut Open, error: &io::Error) -> Sync {
+        let path = open.segment.name.path(Form::Open);
+        let name = open.segment.name.feed.clone();
+        let name = name.as_str();
+        if !open.segment.progress.failed() {
+            open.segment.progress.set_failed();
+            self.stats[&feed].sync_failed(open.synced_until());
+            log::error!(
+                feed = name;
+                "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of it, \
+                 until the disk takes it after all",
+                path.display(),
+                storage::explain(&*self.storage, error),
+                format_size(open.unsynced())
+            );
+        }
+        match open.write_again() {
+            Ok(()) => Sync::Failed,
             Err(error) => {
-                // What was not synced may be gone from the cache too: it is not tried again.
-                let path = open.segment.name.path(Form::Open);
-                log::error!(
-                    feed = open.segment.name.feed.as_str();
-                    "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of \
-                     it",
-                    path.display(),
-                    storage::explain(&*self.storage, &error),
-                    format_size(written - open.synced)
-                );
-                open.segment.progress.set_failed();
-                self.stats[&feed].sync_failed();
+                log::error!(feed = name; "can't save '{}': {error}", path.display());
+                open.is_lost = true;
+                Sync::Lost
             }
         }
     }
@@ -476,7 +533,7 @@ impl Syncer {
                          may take files that are new in it",
                         path.display()
                     );
-                    folder.feeds.iter().for_each(|feed| self.stats[feed].sync_failed());
+                    folder.feeds.iter().for_each(|feed| self.stats[feed].sync_failed(None));
                 }
                 self.dirty_folders.push(Folder { failed: true, ..folder });
             }

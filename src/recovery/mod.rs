@@ -161,6 +161,16 @@ pub fn finish_others(storage: &dyn Storage, recorded: &[&FeedName]) {
     }
 }
 
+/// Whether a segment has its `end`, and all that its newest marks and the `end` count.
+///
+/// # Errors
+/// The disk can't be read.
+pub(crate) fn is_whole(file: &dyn StorageFile) -> io::Result<bool> {
+    let bytes = file.bytes()?;
+    let scan = scan(file, Trust::Marked)?;
+    Ok(scan.is_some_and(|scan| scan.ended && scan.valid_bytes == bytes))
+}
+
 /// Told of each open segment that was looked at; an error ends the work.
 pub type OnFinished<'a> =
     &'a mut dyn FnMut(&SegmentName, Result<Finished, String>) -> Result<(), String>;

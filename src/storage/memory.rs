@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -40,18 +41,34 @@ enum Node {
 struct Content {
     bytes: Vec<u8>,
     durable: Vec<u8>,
+    /// A sync of them failed, and they were not written again: taken for written, but not on disk.
+    forgotten: Vec<Range<usize>>,
 }
 
 /// What a disk writes as one.
 const SECTOR_BYTES: usize = 512;
 
 impl Content {
+    /// What the disk has once all is written that the kernel does not take for written.
+    fn on_disk(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        for range in &self.forgotten {
+            let range = range.start.min(bytes.len())..range.end.min(bytes.len());
+            let (before, was) = (&mut bytes[range.clone()], self.durable.get(range.clone()));
+            match was {
+                Some(was) => before.copy_from_slice(was),
+                None => before.fill(0),
+            }
+        }
+        bytes
+    }
+
     fn torn(&self, random: &mut fastrand::Rng) -> Content {
         let synced = self.durable.len().min(self.bytes.len());
         if self.bytes[..synced] != self.durable[..synced] {
             // Cut and written anew since: either as it was or as it is.
             let bytes = if random.bool() { self.bytes.clone() } else { self.durable.clone() };
-            return Content { durable: bytes.clone(), bytes };
+            return Content { durable: bytes.clone(), bytes, forgotten: Vec::new() };
         }
         let length = random.usize(synced..=self.bytes.len());
         let mut bytes = self.bytes[..length].to_vec();
@@ -61,7 +78,7 @@ impl Content {
                 bytes[sector * SECTOR_BYTES..end].fill(0);
             }
         }
-        Content { durable: bytes.clone(), bytes }
+        Content { durable: bytes.clone(), bytes, forgotten: Vec::new() }
     }
 }
 
@@ -114,7 +131,8 @@ impl MemoryDisk {
         let files = state
             .files
             .iter()
-            .map(|file| Content { bytes: file.durable.clone(), durable: file.durable.clone() });
+            .map(|file| file.durable.clone())
+            .map(|bytes| Content { durable: bytes.clone(), bytes, forgotten: Vec::new() });
         let after = State {
             durable_names: names.clone(),
             names,
@@ -211,6 +229,13 @@ impl MemoryDisk {
         about.map(|(advice, _, offset, bytes)| (*advice, *offset, *bytes)).collect()
     }
 
+    /// The kernel forgets what it takes for written: what is read from now on is what the disk has.
+    pub fn forget_cache(&self) {
+        for file in &mut self.lock().files {
+            file.bytes = file.on_disk();
+        }
+    }
+
     /// What [`Storage::free_bytes`] says from now on.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.lock().free_bytes = Some(bytes);
@@ -222,7 +247,8 @@ impl MemoryDisk {
         let path = path.as_ref();
         let mut state = self.lock();
         let file = Node::File(state.files.len());
-        state.files.push(Content { bytes: bytes.to_vec(), durable: bytes.to_vec() });
+        let (bytes, durable) = (bytes.to_vec(), bytes.to_vec());
+        state.files.push(Content { bytes, durable, forgotten: Vec::new() });
         let folders = path.ancestors().skip(1).filter(|a| !is_root(a));
         for (path, node) in folders.map(|a| (a, Node::Folder)).chain([(path, file)]) {
             state.names.insert(path.to_path_buf(), node);
@@ -478,16 +504,33 @@ impl StorageFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, _) = self.begin("sync")?;
+        let begun = self.begin("sync").map(|_| ());
+        let mut state = self.disk.lock();
         let file = &mut state.files[self.file];
-        file.durable.clone_from(&file.bytes);
+        match &begun {
+            Ok(()) => file.durable = file.on_disk(),
+            Err(_) => file.forgotten.push(file.durable.len()..file.bytes.len()),
+        }
+        begun
+    }
+
+    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
+        let (mut state, _) = self.begin("write again")?;
+        let file = &mut state.files[self.file];
+        let (from, to) = (from as usize, to as usize);
+        assert!(to <= file.bytes.len(), "nothing is there to be written again");
+        // In whole ranges only: what is before them and after them is never written again.
+        file.forgotten.retain(|range| range.start < from || range.end > to);
         Ok(())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         let (mut state, _) = self.begin("truncate")?;
         let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        state.files[self.file].bytes.resize(bytes, 0);
+        let file = &mut state.files[self.file];
+        file.bytes.resize(bytes, 0);
+        file.forgotten.iter_mut().for_each(|range| range.end = range.end.min(bytes));
+        file.forgotten.retain(|range| !range.is_empty());
         Ok(())
     }
 
@@ -505,6 +548,10 @@ impl StorageFile for MemoryFile {
     fn start_writing(&self, offset: u64, bytes: u64) {
         let mut state = self.disk.lock();
         state.advice.push((Advice::StartWriting, self.path.clone(), offset, bytes));
+    }
+
+    fn finish_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        self.begin("finish writing").map(|_| ())
     }
 }
 

@@ -27,6 +27,8 @@ use crate::units::format_size;
 const DIR_MODE: u32 = 0o750;
 /// Files are made with this mode.
 const FILE_MODE: u32 = 0o640;
+/// Pieces of what is written again.
+const AGAIN_BYTES: usize = 64 << 10;
 
 /// One name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,9 +177,14 @@ pub trait StorageFile: Send + Sync {
     }
     /// Reads at `offset`; 0 is the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
-    /// Makes the file's bytes durable (fdatasync). After an error, what was not durable before is
-    /// lost for all one can know: don't try again.
+    /// Makes the file's bytes durable (fdatasync). After an error the kernel takes what it could not
+    /// write for written: a second sync says nothing, unless [`StorageFile::write_again`] was called
+    /// between.
     fn sync(&self) -> io::Result<()>;
+    /// Hands bytes that are with the kernel to it once more, in their place, so that it tries again
+    /// to write them. For after a failed [`StorageFile::sync`], at once: what the kernel could not
+    /// write it may forget at any time, and then these are the old bytes of the disk.
+    fn write_again(&self, from: u64, to: u64) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Length in bytes.
@@ -196,6 +203,11 @@ pub trait StorageFile: Send + Sync {
     /// Asks the kernel to begin writing a range, and waits for nothing. Advice only: an error of
     /// the disk is for the next [`StorageFile::sync`] to tell. Not needed where nothing is cached.
     fn start_writing(&self, _offset: u64, _bytes: u64) {}
+    /// Waits until what [`StorageFile::start_writing`] began is written. An error is told once, here
+    /// or by the next [`StorageFile::sync`].
+    fn finish_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Keeps the page cache of a growing file small without waiting for the disk: with each step the
@@ -208,6 +220,16 @@ pub struct WriteBehind {
 }
 
 impl WriteBehind {
+    /// The kernel was asked to write up to here.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// What stands behind `offset` is to be written again.
+    pub fn back_to(&mut self, offset: u64) {
+        self.begun = self.begun.min(offset);
+    }
+
     /// Bytes of `written` that the kernel was not asked to write yet.
     pub fn behind(&self, written: u64) -> u64 {
         written.saturating_sub(self.begun)
@@ -469,6 +491,26 @@ impl StorageFile for File {
         self.sync_data()
     }
 
+    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
+        let _call = call::begin();
+        // Through this descriptor all would be appended.
+        let again = format!("/proc/self/fd/{}", self.as_raw_fd());
+        let again = OpenOptions::new().write(true).open(again)?;
+        let mut buf = vec![0; AGAIN_BYTES];
+        let mut at = from;
+        while at < to {
+            let want = buf.len().min(usize::try_from(to - at).unwrap_or(usize::MAX));
+            match FileExt::read_at(self, &mut buf[..want], at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => {
+                    again.write_all_at(&buf[..bytes], at)?;
+                    at += bytes as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         let _call = call::begin();
         self.set_len(bytes)
@@ -493,6 +535,22 @@ impl StorageFile for File {
         // Advice: the sync tells what could not be written.
         unsafe { libc::sync_file_range(self.as_raw_fd(), offset as i64, bytes as i64, flags) };
     }
+
+    fn finish_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let _call = call::begin();
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+        // SAFETY: as in `start_writing`.
+        let done =
+            unsafe { libc::sync_file_range(self.as_raw_fd(), offset as i64, bytes as i64, flags) };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()).or_else(|error| match error.raw_os_error() {
+                // A file system that knows nothing of it.
+                Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE) => Ok(()),
+                _ => Err(error),
+            }),
+        }
+    }
 }
 
 /// A file whose page cache stays.
@@ -513,6 +571,10 @@ impl StorageFile for CachedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
+    }
+
+    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
+        self.0.write_again(from, to)
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

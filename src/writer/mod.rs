@@ -275,7 +275,7 @@ impl Writer {
 
     fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
-        let (unsynced, every) = (self.tapes[feed].stats.unsynced.is_up(), self.options.retry_every);
+        let (unsynced, every) = (self.tapes[feed].stats.unsynced.is_there(), self.options.retry_every);
         if self.open[feed].as_ref().is_some_and(|open| open.must_close(unsynced, now, every)) {
             self.close(feed);
         }
@@ -329,12 +329,13 @@ impl Writer {
         let stamp = Stamp::new(ts);
         let mut line = header.to_line(&stamp);
         let mut lines = 1;
-        // Lowered before it is written: what fails from here on is another hole.
-        let unsynced = tape.stats.unsynced.lower();
-        if unsynced {
+        // Taken before it is written: what fails from here on is another hole.
+        let unsynced = tape.stats.unsynced.take();
+        if let Some(from) = unsynced {
+            let from_ts = from.map(|from| from.min(ts));
             // What the failed sync was to make durable may be there or not: nobody can know.
             let reason = GapReason::Disk;
-            let gap = Event::Gap { reason, messages: None, bytes: None, from_ts: None, to_ts: ts };
+            let gap = Event::Gap { reason, messages: None, bytes: None, from_ts, to_ts: ts };
             line.extend_from_slice(&gap.to_line(&stamp));
             lines += 1;
         }
@@ -342,9 +343,9 @@ impl Writer {
         let mut taken = 0;
         let written = segment.append(&header, now, &mut taken).and_then(|()| segment.flush());
         if let Err(error) = written {
-            if unsynced {
+            if let Some(from) = unsynced {
                 // Still the same hole, counted already.
-                tape.stats.unsynced.raise();
+                tape.stats.unsynced.note(from);
             }
             segment.discard(&*self.storage);
             return Err(error);

@@ -13,6 +13,15 @@ fn head_of(disk: &MemoryDisk, number: u64) -> Option<String> {
     Some(String::from_utf8(text).unwrap().lines().take(2).collect())
 }
 
+/// The stamps of all lines on the tape of feed 0, in order.
+fn stamps_on(disk: &MemoryDisk) -> Vec<String> {
+    let of_feed = |path: &PathBuf| path.starts_with("feed=f0") && !path.ends_with(".next");
+    let files = disk.files().into_iter().filter(of_feed);
+    let text: Vec<u8> = files.flat_map(|path| disk.contents(path).unwrap()).collect();
+    let text = String::from_utf8(text).unwrap();
+    text.lines().map(|line| line[..19].to_string()).collect()
+}
+
 const DISK_GAP: &str = "\"reason\":\"disk\",\"messages\":null";
 
 /// The syncer looked only at what was open: where the sync that fails is the last one of a
@@ -87,6 +96,43 @@ fn a_folder_that_cannot_be_synced_is_a_hole_once_and_tried_again() {
     verify(&disk).unwrap();
 }
 
+/// What could not be synced was in the page cache only, for as long as the kernel liked: minutes
+/// later lines in the middle of a segment were gone.
+#[test]
+fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
+    // Failures in a row: of the open segment, of the finished one.
+    for failures in [1, 2] {
+        let disk = MemoryDisk::new();
+        let mut rig = Rig::new(&disk);
+        let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+        rig.step(messages, Compression::None);
+        rig.step(Step::Sync, Compression::None);
+        let synced = stamps_on(&disk);
+        rig.step(messages, Compression::None);
+        disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
+        rig.step(Step::Sync, Compression::None);
+        if failures == 2 {
+            // The end is appended, then synced.
+            disk.fault_at(disk.operations() + 1, Fault::Fail(io::ErrorKind::Other));
+        }
+        rig.step(messages, Compression::None);
+        let failed = disk.log().iter().filter(|op| op.ends_with(": failed")).count();
+        assert_eq!(failed, failures, "{:?}", disk.log());
+        disk.forget_cache();
+        rig.end(Compression::None);
+        for disk in [disk.crash(), disk] {
+            disk.forget_cache();
+            assert_eq!(messages_on(&disk)[0].len(), 9, "{:?}", disk.log());
+            let is_open = |path: &PathBuf| path.extension().is_some_and(|end| end == "open");
+            assert!(!disk.files().iter().any(is_open), "{:?}", disk.files());
+            let said = head_of(&disk, 1).expect("a second segment");
+            let from = format!("\"from_ts\":{}", synced.last().unwrap());
+            assert!(said.contains(DISK_GAP) && said.contains(&from), "{said}, not {from}");
+            verify(&disk).unwrap();
+        }
+    }
+}
+
 /// A segment whose final name the disk refused kept the ending `.open` until the next start,
 /// months later.
 #[test]
@@ -143,7 +189,7 @@ fn failed_syncs_of_others_close_no_new_segment() {
     let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
     rig.step(messages, Compression::None);
     for _ in 0..5 {
-        rig.stats[0].sync_failed();
+        rig.stats[0].sync_failed(None);
         rig.step(messages, Compression::None);
     }
     assert_eq!(rig.stats[0].segments.get(), 1);
