@@ -10,9 +10,10 @@
 //! because the run ends, the closing report and the exit code tell of it, and the next run begins
 //! with its `restart` gap as always.
 //!
-//! What could not be synced the kernel takes for written all the same, and may forget. So it is
-//! handed to the kernel again at once, and then synced again: a disk that heals gets all of it
-//! ([`open`]). Folders and names are tried again as they are.
+//! What could not be synced the kernel takes for written all the same, and may forget: a second
+//! sync of the file says nothing. So the segment is finished at once, and copied, until a copy is on
+//! the disk and takes its place: a disk that heals gets all of it. Folders and names are tried again
+//! as they are.
 
 mod open;
 
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use self::open::{Open, Sync};
+use self::open::Open;
 use crate::block::FeedId;
 use crate::clock::{Mono, mono_now};
 use crate::stats::{FeedStats, Pulse};
@@ -206,7 +207,7 @@ impl Syncer {
             let now = mono_now();
             if now >= due {
                 self.name_finished();
-                self.sync_finished();
+                self.save_unsynced();
                 match self.policy {
                     FsyncPolicy::Every(_) => self.sync_all(),
                     FsyncPolicy::Segment | FsyncPolicy::Never => {
@@ -224,13 +225,16 @@ impl Syncer {
     /// The last sync, and the numbers with which the next run goes on.
     pub(crate) fn end(&mut self) {
         self.name_finished();
-        self.sync_finished();
+        self.save_unsynced();
         self.sync_all();
         for (feed, next) in std::mem::take(&mut self.next) {
             self.write_next(feed, &next);
         }
         self.sync_folders();
         self.write_behind_all();
+        for (_, open) in &self.unsynced {
+            self.leave_unsynced(open, "the disk did not take all");
+        }
         for finished in &self.unnamed {
             let path = finished.name.path(Form::Open);
             log::error!("'{}' is whole but keeps its name until the next start", path.display());
@@ -284,63 +288,70 @@ impl Syncer {
 
     /// Syncs the file before it gets its final name: what has that name is whole.
     fn finish(&mut self, feed: FeedId, mut open: Open) {
-        open.is_finished = true;
-        if self.policy == FsyncPolicy::Never && !open.segment.progress.failed() {
+        if self.policy == FsyncPolicy::Never {
             self.write_behind(feed, &mut open);
+        } else if !open.segment.progress.failed() {
+            // Also where nothing is new by its progress: one that was closed after a failed write
+            // was cut and got its end past it.
+            self.sync_now(feed, &mut open);
         }
-        if self.policy == FsyncPolicy::Never && !open.segment.progress.failed() {
-            if self.page_cache == PageCache::Drop && self.leaving.len() < LEAVING_MAX {
-                self.leaving.push(open.segment.file.clone());
-            }
-            return self.finish_synced(feed, open);
-        }
-        // Also where nothing is new by its progress: one that was closed after a failed write was
-        // cut and got its end past it.
-        match self.sync_now(feed, &mut open) {
-            Sync::Done => self.finish_synced(feed, open),
-            outcome => {
-                if let Some(next) = self.next.get_mut(&feed) {
-                    next.is_due = false;
-                }
-                if outcome == Sync::Failed {
-                    self.unsynced.push((feed, open));
-                }
-            }
-        }
-    }
-
-    /// Tries again to sync finished segments. Those that the disk doesn't take stay open, and the
-    /// next start looks what there is of them.
-    fn sync_finished(&mut self) {
-        let mut bytes = 0;
-        for (feed, mut open) in std::mem::take(&mut self.unsynced) {
-            bytes += open.unsynced();
-            if bytes > UNSYNCED_BYTES_MAX || self.unsynced.len() == UNSYNCED_MAX {
-                continue;
-            }
-            match self.sync_now(feed, &mut open) {
-                Sync::Done => self.finish_synced(feed, open),
-                Sync::Failed => self.unsynced.push((feed, open)),
-                Sync::Lost => {}
-            }
-        }
-    }
-
-    /// Hands on a finished segment whose bytes are durable, or need not be.
-    fn finish_synced(&mut self, feed: FeedId, open: Open) {
-        let name = open.segment.name.clone();
         if open.segment.progress.failed() {
-            let (path, of) = (name.path(Form::Open), name.feed.as_str());
-            if !open.is_whole() {
-                log::error!(
-                    feed = of;
-                    "'{}' is not what was written; the next start saves what there is of it",
-                    path.display()
-                );
-                return;
+            if let Some(next) = self.next.get_mut(&feed) {
+                next.is_due = false;
             }
-            log::info!(feed = of; "'{}' is on the disk after all, and whole", path.display());
+            return self.save(feed, open);
         }
+        if self.policy == FsyncPolicy::Never
+            && self.page_cache == PageCache::Drop
+            && self.leaving.len() < LEAVING_MAX
+        {
+            self.leaving.push(open.segment.file.clone());
+        }
+        self.name(feed, open.segment.name);
+    }
+
+    /// Tries again to save the finished segments that could not be synced.
+    fn save_unsynced(&mut self) {
+        let mut bytes = 0;
+        for (feed, open) in std::mem::take(&mut self.unsynced) {
+            bytes += open.segment.progress.written();
+            if bytes > UNSYNCED_BYTES_MAX || self.unsynced.len() == UNSYNCED_MAX {
+                self.leave_unsynced(&open, "too much can't be synced");
+            } else {
+                self.save(feed, open);
+            }
+        }
+    }
+
+    /// Puts a copy of a finished segment in its place, or remembers it for the next time.
+    fn save(&mut self, feed: FeedId, mut open: Open) {
+        match open.save(&*self.storage) {
+            Ok(()) => {
+                let name = open.segment.name;
+                let path = name.path(Form::Open);
+                let of = name.feed.as_str();
+                log::info!(feed = of; "'{}' is on the disk after all, all of it", path.display());
+                self.folder_is_dirty(feed, name.folder());
+                self.name(feed, name);
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.leave_unsynced(&open, "what the disk refused is gone from memory too");
+            }
+            Err(_) => self.unsynced.push((feed, open)),
+        }
+    }
+
+    /// Leaves a segment open: the next start looks what there is of it.
+    fn leave_unsynced(&self, open: &Open, why: &str) {
+        let name = &open.segment.name;
+        log::error!(
+            feed = name.feed.as_str();
+            "{why}: '{}' stays open, and the next start saves what there is of it",
+            name.path(Form::Open).display()
+        );
+    }
+
+    fn name(&mut self, feed: FeedId, name: SegmentName) {
         self.unnamed.push(Finished { feed, name, refused: false });
         self.name_finished();
     }
@@ -408,13 +419,11 @@ impl Syncer {
     }
 
     fn write_behind(&self, feed: FeedId, open: &mut Open) {
-        match self.page_cache {
-            PageCache::Keep => {}
-            PageCache::Drop => {
-                if let Err(error) = open.write_behind() {
-                    self.failed(feed, open, &error);
-                }
-            }
+        if self.page_cache == PageCache::Drop
+            && !open.segment.progress.failed()
+            && let Err(error) = open.write_behind()
+        {
+            self.failed(feed, open, &error);
         }
     }
 
@@ -450,49 +459,32 @@ impl Syncer {
     }
 
     fn sync(&self, feed: FeedId, open: &mut Open) {
-        if open.unsynced() > 0 {
+        if open.unsynced() > 0 && !open.segment.progress.failed() {
             self.sync_now(feed, open);
         }
     }
 
-    fn sync_now(&self, feed: FeedId, open: &mut Open) -> Sync {
-        if open.is_lost {
-            return Sync::Lost;
-        }
+    fn sync_now(&self, feed: FeedId, open: &mut Open) {
         let begun = mono_now();
         let synced = open.sync();
         self.stats[&feed].sync_times.observe(mono_now().since(begun));
-        match synced {
-            Ok(()) => Sync::Done,
-            Err(error) => self.failed(feed, open, &error),
+        if let Err(error) = synced {
+            self.failed(feed, open, &error);
         }
     }
 
-    /// The disk did not take what was written: a hole, which is said once for each segment.
-    fn failed(&self, feed: FeedId, open: &mut Open, error: &io::Error) -> Sync {
-        let path = open.segment.name.path(Form::Open);
-        let name = open.segment.name.feed.clone();
-        let name = name.as_str();
-        if !open.segment.progress.failed() {
-            open.segment.progress.set_failed();
-            self.stats[&feed].sync_failed(open.synced_until());
-            log::error!(
-                feed = name;
-                "can't sync '{}': {}; it is closed for good; a power cut may take up to {} of it, \
-                 until the disk takes it after all",
-                path.display(),
-                storage::explain(&*self.storage, error),
-                format_size(open.unsynced())
-            );
-        }
-        match open.write_again() {
-            Ok(()) => Sync::Failed,
-            Err(error) => {
-                log::error!(feed = name; "can't save '{}': {error}", path.display());
-                open.is_lost = true;
-                Sync::Lost
-            }
-        }
+    /// The disk did not take all of a segment: a hole.
+    fn failed(&self, feed: FeedId, open: &Open, error: &io::Error) {
+        open.segment.progress.set_failed();
+        self.stats[&feed].sync_failed(open.synced_until());
+        log::error!(
+            feed = open.segment.name.feed.as_str();
+            "can't sync '{}': {}; it is closed for good, and copied until the disk takes it; until \
+             then a power cut may take up to {} of it",
+            open.segment.name.path(Form::Open).display(),
+            storage::explain(&*self.storage, error),
+            format_size(open.unsynced())
+        );
     }
 
     fn folder_is_dirty(&mut self, feed: FeedId, path: PathBuf) {

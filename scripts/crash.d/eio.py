@@ -151,6 +151,9 @@ def trial(args, places, case, name, rng):
     server.pause()
     time.sleep(0.5)
     code = recorder.end(signal.SIGTERM, 40)
+    # What is compared is what the disk has, not what the kernel remembers.
+    mount.umount()
+    mount.mount()
     if case.heals:
         text = healed(args, recorder, server, out, code)
     else:

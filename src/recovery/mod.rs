@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use self::repair::Repaired;
 use self::scan::{Scan, Trust, scan};
 use self::tail::{Covered, Tail};
 use crate::clock::{self, UnixNs};
@@ -60,7 +61,16 @@ pub enum Finished {
         /// Bytes kept that no checksum covers.
         bytes_unverified: u64,
     },
-    /// Nothing in it was a line: it is kept under this name, relative to the recording.
+    /// Its header was gone: a new segment with all that could be saved, and gaps for the rest,
+    /// stands in its place.
+    Replaced {
+        /// The new one.
+        by: Repaired,
+        /// The old one is kept under this name, relative to the recording.
+        aside: PathBuf,
+    },
+    /// Nothing in it was a line, and nothing follows it: it is kept under this name, relative to
+    /// the recording.
     SetAside(PathBuf),
     /// It was empty and is gone.
     Removed,
@@ -212,6 +222,7 @@ fn finish_found(
     tell: OnFinished<'_>,
 ) -> Result<(), String> {
     let boot_id = clock::boot_id();
+    let mut headless = Vec::new();
     // From the newest on: where the one after it begins, a segment must end.
     for n in (0..segments.len()).rev() {
         if segments[n].1 != Form::Open || !wanted(&segments[n].0) {
@@ -221,16 +232,67 @@ fn finish_found(
             tail::first_index(storage, &next.path(*form), *form).ok().flatten()
         });
         let name = segments[n].0.clone();
-        let done = finish_one(storage, &name, &boot_id, next_first);
+        let done = match finish_one(storage, &name, &boot_id, next_first) {
+            Ok(Some(done)) => Ok(done),
+            Ok(None) => {
+                headless.push(name);
+                continue;
+            }
+            Err(error) => Err(error),
+        };
         match done {
             Ok(Finished::Ended { .. }) => segments[n].1 = Form::Plain,
             // Its number is free again: a segment that never held a line is none that is missing.
             Ok(Finished::Removed) => drop(segments.remove(n)),
-            Ok(Finished::SetAside(_)) | Err(_) => {}
+            Ok(Finished::Replaced { .. } | Finished::SetAside(_)) | Err(_) => {}
         }
         tell(&name, done.map_err(at(&name.path(Form::Open))))?;
     }
+    // From the oldest on: where the one before it ends, a segment begins.
+    for name in headless.iter().rev() {
+        let is_last = segments.last().is_some_and(|(last, _)| last == name);
+        let done = replace(storage, name, is_last);
+        if let (Ok(Finished::Replaced { .. }), Some((_, form))) =
+            (&done, segments.iter_mut().find(|(other, _)| other == name))
+        {
+            *form = Form::Plain;
+        }
+        tell(name, done.map_err(at(&name.path(Form::Open))))?;
+    }
     Ok(())
+}
+
+/// Puts what can be saved of a segment without a header in its place, with gaps for the rest, so
+/// that the hole in the indices is told of where it is. Where nothing is saved of the last one, the
+/// gap with which the next run begins tells of it.
+fn replace(storage: &dyn Storage, name: &SegmentName, is_last: bool) -> io::Result<Finished> {
+    /// Of one of which nothing is saved: header, gap, `recovered`, `end`.
+    const LINES_MIN: u64 = 4;
+    let path = name.path(Form::Open);
+    let around = repair::look_around(storage, name)?;
+    let file = storage.open(&path)?;
+    let rebuilt = match repair::rebuild(&*file, Form::Open, &around, storage) {
+        Ok(rebuilt) => Some(rebuilt),
+        Err(repair::RepairError::FirstIndex) => None,
+        Err(repair::RepairError::Disk(error)) => return Err(error),
+    };
+    let Some((tmp, by)) = rebuilt else { return set_aside(storage, &path) };
+    if is_last && by.lines <= LINES_MIN {
+        storage.remove(&tmp)?;
+        return set_aside(storage, &path);
+    }
+    storage.rename(&tmp, &name.path(Form::Plain))?;
+    let aside = rename_aside(storage, &path)?;
+    storage.sync_dir(&name.folder())?;
+    log::error!(
+        feed = name.feed.as_str();
+        "'{}' has lost its beginning: a segment with the {} lines that could be saved, and a gap, \
+         stands in its place; it is kept as '{}'",
+        path.display(),
+        by.lines.saturating_sub(LINES_MIN),
+        aside.display()
+    );
+    Ok(Finished::Replaced { by, aside })
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> String {
@@ -335,13 +397,14 @@ fn find_segments(
     Ok(segments)
 }
 
-/// Cuts an open segment to its whole lines, ends it, and gives it its final name.
+/// Cuts an open segment to its whole lines, ends it, and gives it its final name. `None`: it does
+/// not even have its header.
 fn finish_one(
     storage: &dyn Storage,
     name: &SegmentName,
     boot_id: &str,
     next_first: Option<u64>,
-) -> io::Result<Finished> {
+) -> io::Result<Option<Finished>> {
     let path = name.path(Form::Open);
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
@@ -350,7 +413,12 @@ fn finish_one(
         _ => Trust::Marked,
     };
     let Some(mut scan) = scan(&*file, trust)? else {
-        return set_aside(storage, &path, bytes);
+        if bytes > 0 {
+            return Ok(None);
+        }
+        log::warn!("removed '{}': a crash left it empty", path.display());
+        storage.remove(&path)?;
+        return Ok(Some(Finished::Removed));
     };
     let bytes_cut = bytes - scan.valid_bytes;
     let bytes_unverified = scan.unverified_bytes;
@@ -380,6 +448,11 @@ fn finish_one(
     file.sync()?;
     let finished = name.path(Form::Plain);
     storage.rename(&path, &finished)?;
+    // A copy of it that a crash cut off.
+    match storage.remove(&repair::tmp_path(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     // Those above too: the recorder may have been killed before it synced them.
     for folder in name.folder().ancestors() {
         storage.sync_dir(folder)?;
@@ -395,16 +468,11 @@ fn finish_one(
         },
         scan.lines
     );
-    Ok(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified })
+    Ok(Some(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified }))
 }
 
-/// An open segment that does not even have its header: nothing of it is a line of the tape.
-fn set_aside(storage: &dyn Storage, path: &Path, bytes: u64) -> io::Result<Finished> {
-    if bytes == 0 {
-        log::warn!("removed '{}': a crash left it empty", path.display());
-        storage.remove(path)?;
-        return Ok(Finished::Removed);
-    }
+/// An open segment of which nothing is a line of the tape.
+fn set_aside(storage: &dyn Storage, path: &Path) -> io::Result<Finished> {
     let damaged = rename_aside(storage, path)?;
     log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
     Ok(Finished::SetAside(damaged))

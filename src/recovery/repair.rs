@@ -205,7 +205,7 @@ pub fn rebuild(
     around: &Around,
     storage: &dyn Storage,
 ) -> Result<(PathBuf, Repaired), RepairError> {
-    let tmp = with_ending(&around.name.path(Form::Plain), TMP_ENDING);
+    let tmp = tmp_path(&around.name);
     let file = create_anew(storage, &tmp)?;
     let done = write(damaged, form, around, &file);
     if done.is_err() {
@@ -281,13 +281,18 @@ pub fn finish_interrupted(storage: &dyn Storage, feed: &FeedName) -> io::Result<
             // It was set aside only after the new one was synced.
             let was_set_aside = is_there(&format!("{whole}{DAMAGED_ENDING}"));
             if was_set_aside && !has_form && name.folder() == folder.join(&date.name) {
-                let tmp = with_ending(&name.path(Form::Plain), TMP_ENDING);
+                let tmp = tmp_path(&name);
                 storage.rename(&tmp, &name.path(Form::Plain))?;
                 storage.sync_dir(&name.folder())?;
             }
         }
     }
     Ok(())
+}
+
+/// The new file of a segment, beside the old one, until it takes its place.
+pub(crate) fn tmp_path(name: &SegmentName) -> PathBuf {
+    with_ending(&name.path(Form::Plain), TMP_ENDING)
 }
 
 fn with_ending(path: &Path, ending: &str) -> PathBuf {

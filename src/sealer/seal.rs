@@ -555,10 +555,6 @@ mod tests {
         fn sync(&self) -> io::Result<()> {
             self.0.sync()
         }
-        fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
-            self.0.write_again(from, to)
-        }
-
         fn truncate(&self, bytes: u64) -> io::Result<()> {
             self.0.truncate(bytes)
         }

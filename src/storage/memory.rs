@@ -41,7 +41,7 @@ enum Node {
 struct Content {
     bytes: Vec<u8>,
     durable: Vec<u8>,
-    /// A sync of them failed, and they were not written again: taken for written, but not on disk.
+    /// A sync of them failed: taken for written, but not on disk, and never more written.
     forgotten: Vec<Range<usize>>,
 }
 
@@ -128,11 +128,11 @@ impl MemoryDisk {
             .filter(|(path, _)| reachable(path))
             .map(|(path, node)| (path.clone(), *node))
             .collect();
-        let files = state
-            .files
-            .iter()
-            .map(|file| file.durable.clone())
-            .map(|bytes| Content { durable: bytes.clone(), bytes, forgotten: Vec::new() });
+        let files = state.files.iter().map(|file| file.durable.clone()).map(|bytes| Content {
+            durable: bytes.clone(),
+            bytes,
+            forgotten: Vec::new(),
+        });
         let after = State {
             durable_names: names.clone(),
             names,
@@ -512,16 +512,6 @@ impl StorageFile for MemoryFile {
             Err(_) => file.forgotten.push(file.durable.len()..file.bytes.len()),
         }
         begun
-    }
-
-    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
-        let (mut state, _) = self.begin("write again")?;
-        let file = &mut state.files[self.file];
-        let (from, to) = (from as usize, to as usize);
-        assert!(to <= file.bytes.len(), "nothing is there to be written again");
-        // In whole ranges only: what is before them and after them is never written again.
-        file.forgotten.retain(|range| range.start < from || range.end > to);
-        Ok(())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

@@ -27,8 +27,6 @@ use crate::units::format_size;
 const DIR_MODE: u32 = 0o750;
 /// Files are made with this mode.
 const FILE_MODE: u32 = 0o640;
-/// Pieces of what is written again.
-const AGAIN_BYTES: usize = 64 << 10;
 
 /// One name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,13 +176,9 @@ pub trait StorageFile: Send + Sync {
     /// Reads at `offset`; 0 is the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
     /// Makes the file's bytes durable (fdatasync). After an error the kernel takes what it could not
-    /// write for written: a second sync says nothing, unless [`StorageFile::write_again`] was called
-    /// between.
+    /// write for written: a second sync says nothing, and these bytes are on no disk. Until they are
+    /// forgotten they can be read, and written to another file.
     fn sync(&self) -> io::Result<()>;
-    /// Hands bytes that are with the kernel to it once more, in their place, so that it tries again
-    /// to write them. For after a failed [`StorageFile::sync`], at once: what the kernel could not
-    /// write it may forget at any time, and then these are the old bytes of the disk.
-    fn write_again(&self, from: u64, to: u64) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Length in bytes.
@@ -223,11 +217,6 @@ impl WriteBehind {
     /// The kernel was asked to write up to here.
     pub fn begun(&self) -> u64 {
         self.begun
-    }
-
-    /// What stands behind `offset` is to be written again.
-    pub fn back_to(&mut self, offset: u64) {
-        self.begun = self.begun.min(offset);
     }
 
     /// Bytes of `written` that the kernel was not asked to write yet.
@@ -491,26 +480,6 @@ impl StorageFile for File {
         self.sync_data()
     }
 
-    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
-        let _call = call::begin();
-        // Through this descriptor all would be appended.
-        let again = format!("/proc/self/fd/{}", self.as_raw_fd());
-        let again = OpenOptions::new().write(true).open(again)?;
-        let mut buf = vec![0; AGAIN_BYTES];
-        let mut at = from;
-        while at < to {
-            let want = buf.len().min(usize::try_from(to - at).unwrap_or(usize::MAX));
-            match FileExt::read_at(self, &mut buf[..want], at)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                bytes => {
-                    again.write_all_at(&buf[..bytes], at)?;
-                    at += bytes as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         let _call = call::begin();
         self.set_len(bytes)
@@ -571,10 +540,6 @@ impl StorageFile for CachedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
-    }
-
-    fn write_again(&self, from: u64, to: u64) -> io::Result<()> {
-        self.0.write_again(from, to)
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

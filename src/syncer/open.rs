@@ -1,30 +1,25 @@
 //! A segment in the syncer's hands: how far it is on the disk, and what is done where the disk
 //! refuses it.
 //!
-//! Owns the order of syncing, forgetting and writing again. What is written again is what the
-//! kernel still has; that this was the right thing is seen by the segment's marks in the end.
+//! Owns the order of syncing and forgetting, and the copy that is made of what could not be synced:
+//! to write it again in its place does not help, for a file system that failed to write a block for
+//! the first time may show zeroes there for ever (ext4 does). That the copy is right is seen by the
+//! segment's marks.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::clock::UnixNs;
-use crate::recovery;
-use crate::storage::WriteBehind;
+use crate::recovery::{self, is_whole};
+use crate::storage::{Appender, Cursor, Storage, StorageFile, WriteBehind, create_anew};
 use crate::tape::line::Line;
+use crate::tape::name::Form;
 use crate::writer::segment::SegmentFile;
 
 /// So far back the last line is looked for.
 const LINE_BYTES_MAX: u64 = 64 << 10;
-
-/// What came of a sync.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sync {
-    /// All is durable.
-    Done,
-    /// It is not, and may be tried again.
-    Failed,
-    /// It is not, and nothing can be done about it in this run.
-    Lost,
-}
+/// Pieces in which a segment is copied.
+const COPY_BYTES: usize = 64 << 10;
 
 /// A segment that is written, or was.
 pub(super) struct Open {
@@ -35,16 +30,11 @@ pub(super) struct Open {
     taken: u64,
     /// Where nothing is synced while it is open.
     behind: WriteBehind,
-    /// Nothing is written to it any more.
-    pub(super) is_finished: bool,
-    /// What it holds could not be handed to the kernel again.
-    pub(super) is_lost: bool,
 }
 
 impl Open {
     pub(super) fn new(segment: SegmentFile) -> Open {
-        let behind = WriteBehind::default();
-        Open { segment, synced: 0, taken: 0, behind, is_finished: false, is_lost: false }
+        Open { segment, synced: 0, taken: 0, behind: WriteBehind::default() }
     }
 
     /// Bytes that a power cut may take.
@@ -75,21 +65,26 @@ impl Open {
         Ok(())
     }
 
-    /// After an error: hands the kernel again what the disk may not have taken.
-    pub(super) fn write_again(&mut self) -> io::Result<()> {
-        self.behind.back_to(self.taken);
-        let to = if self.is_finished {
-            // One that was cut got its end past what the writer says.
-            self.segment.file.bytes()?
-        } else {
-            self.segment.progress.written()
-        };
-        self.segment.file.write_again(self.taken.min(to), to)
-    }
-
-    /// Whether all that its marks and its `end` count is there.
-    pub(super) fn is_whole(&self) -> bool {
-        recovery::is_whole(&*self.segment.file).unwrap_or(false)
+    /// Puts a copy of the finished segment, made durable, in its place. What the kernel could not
+    /// write can still be read, until it is forgotten.
+    ///
+    /// # Errors
+    /// Those of the disk: may be tried again. `InvalidData`: some of it is forgotten already.
+    pub(super) fn save(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        let name = &self.segment.name;
+        let tmp = recovery::repair::tmp_path(name);
+        let copy = create_anew(storage, &tmp)?;
+        let done = copy_all(&self.segment.file, &copy).and_then(|()| match is_whole(&*copy)? {
+            true => copy.sync(),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        });
+        if let Err(error) = done.and_then(|()| storage.replace(&tmp, &name.path(Form::Open))) {
+            // The first error is the one to tell; the next attempt makes it anew.
+            let _ = storage.remove(&tmp);
+            return Err(error);
+        }
+        self.segment.file = copy;
+        Ok(())
     }
 
     /// Stamp of the last line that is durable; `None` where there is none, or it is too long.
@@ -100,5 +95,16 @@ impl Open {
         let lines = buf[..read].strip_suffix(b"\n").filter(|_| read == buf.len())?;
         let at = memchr::memrchr(b'\n', lines)?;
         Line::parse(&lines[at + 1..]).ok().map(|line| line.ts)
+    }
+}
+
+fn copy_all(from: &Arc<dyn StorageFile>, to: &Arc<dyn StorageFile>) -> io::Result<()> {
+    let (mut from, mut to) = (Cursor::new(from.clone()), Appender(to.clone()));
+    let mut buf = vec![0; COPY_BYTES];
+    loop {
+        match io::Read::read(&mut from, &mut buf)? {
+            0 => return Ok(()),
+            bytes => io::Write::write_all(&mut to, &buf[..bytes])?,
+        }
     }
 }

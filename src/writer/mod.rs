@@ -275,7 +275,8 @@ impl Writer {
 
     fn try_write(&mut self, feed: FeedId, chunk: &Chunk<'_>) -> Result<(), (io::Error, Tried)> {
         let now = mono_now();
-        let (unsynced, every) = (self.tapes[feed].stats.unsynced.is_there(), self.options.retry_every);
+        let (unsynced, every) =
+            (self.tapes[feed].stats.unsynced.is_there(), self.options.retry_every);
         if self.open[feed].as_ref().is_some_and(|open| open.must_close(unsynced, now, every)) {
             self.close(feed);
         }
@@ -430,7 +431,8 @@ impl Writer {
         for feed in 0..self.tapes.len() {
             let over = self.open[feed].as_ref().is_some_and(|segment| {
                 let idle = now.since(segment.appended_at()) >= IDLE_AFTER;
-                idle && self.period_is_over(segment.last_ts(), wall)
+                // What could not be synced is saved once it is finished: the sooner the better.
+                segment.is_unsynced() || idle && self.period_is_over(segment.last_ts(), wall)
             });
             if over {
                 self.close(feed);

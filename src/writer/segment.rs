@@ -160,6 +160,11 @@ impl Segment {
         &self.file
     }
 
+    /// Whether its own sync failed.
+    pub fn is_unsynced(&self) -> bool {
+        self.progress.failed()
+    }
+
     /// Whether a gap must stand before what comes next, so that it is closed: its own sync failed,
     /// or it is no new one and something else of the feed could not be synced.
     pub fn must_close(&self, unsynced: bool, now: Mono, retry_every: Duration) -> bool {

@@ -81,6 +81,7 @@ impl<'a> Report<'a> {
                 }
                 self.tell(name, &text);
             }
+            Finished::Replaced { by, aside } => self.repaired(name, by, Some(aside)),
             Finished::SetAside(path) => {
                 self.left += 1;
                 self.is_loss = true;

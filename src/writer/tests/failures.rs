@@ -128,3 +128,63 @@ fn events_keep_their_place_when_the_disk_fails() {
     assert_eq!(all.matches("\"stale\"").count(), 1, "{all}");
     verify(&disk).unwrap();
 }
+
+/// Segments of which the disk had nothing were set aside, and where they had been was a hole in the
+/// indices of which nothing told.
+#[test]
+fn segments_that_came_to_nothing_leave_gaps_in_their_place() {
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    for gone in [vec![1], vec![1, 2], vec![2, 3, 4]] {
+        let disk = MemoryDisk::new();
+        let mut rig = Rig::new(&disk);
+        for _ in 0..5 {
+            rig.step(messages, Compression::None);
+            rig.step(Step::Rotate { feed: 0 }, Compression::None);
+        }
+        rig.end(Compression::None);
+        let before = segments_of_feed_0(&disk);
+        for number in &gone {
+            let name = &before[*number].0;
+            let zeroes = vec![0; disk.contents(name.path(Form::Plain)).unwrap().len()];
+            disk.put(name.path(Form::Open), &zeroes);
+            disk.remove(&name.path(Form::Plain)).unwrap();
+        }
+        let start = recovery::prepare(&disk, &feed_name(0)).unwrap();
+        let after = segments_of_feed_0(&disk);
+        let is_last_gone = gone.contains(&4);
+        assert_eq!(start.next_number, 5);
+        assert_eq!(after.len(), if is_last_gone { 4 } else { 5 }, "{gone:?}");
+        for (number, (name, text)) in after.iter().enumerate() {
+            assert_eq!((name, name.number), (&before[number].0, number as u64));
+            if !gone.contains(&number) {
+                assert_eq!(text, &before[number].1);
+                continue;
+            }
+            let events = ["segment", "gap", "recovered", "end"];
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines.len(), events.len(), "{text}");
+            for (line, event) in lines.iter().zip(events) {
+                assert!(line.contains(&format!("{{\"event\":\"{event}\"")), "{line}");
+            }
+            let aside = format!("{}.damaged", name.path(Form::Open).display());
+            assert!(disk.contents(aside).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)));
+        }
+        // The next run goes on, and nothing is missing without a word.
+        let mut again = Rig::new(&disk);
+        again.step(messages, Compression::None);
+        again.end(Compression::None);
+        if !is_last_gone {
+            verify(&disk).unwrap_or_else(|said| panic!("{gone:?}: {said}"));
+        }
+    }
+}
+
+/// Names and texts of the plain segments of feed 0.
+fn segments_of_feed_0(disk: &MemoryDisk) -> Vec<(SegmentName, String)> {
+    let plain = disk.files().into_iter().filter_map(|path| {
+        let (name, form) = SegmentName::parse(path.file_name()?.to_str()?)?;
+        let text = String::from_utf8(disk.contents(&path)?).ok()?;
+        (form == Form::Plain && name.feed == feed_name(0)).then_some((name, text))
+    });
+    plain.collect()
+}
