@@ -48,6 +48,9 @@ pub const GROWN_BYTES: u64 = 8 << 20;
 /// them, wait for the next start.
 const UNSYNCED_MAX: usize = 256;
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+/// So much of what could not be synced is held in memory at most, until the disk takes it; of more
+/// than that the kernel's memory is the only copy.
+pub const HELD_BYTES_MAX: usize = 2 << 20;
 /// Finished segments whose last pages are still being written while nothing is synced; of more of
 /// them these pages stay in the cache.
 const LEAVING_MAX: usize = 256;
@@ -311,7 +314,7 @@ impl Syncer {
     }
 
     /// Tries again to save the finished segments that could not be synced.
-    fn save_unsynced(&mut self) {
+    pub(crate) fn save_unsynced(&mut self) {
         let mut bytes = 0;
         for (feed, open) in std::mem::take(&mut self.unsynced) {
             bytes += open.segment.progress.written();
@@ -337,7 +340,11 @@ impl Syncer {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.leave_unsynced(&open, "what the disk refused is gone from memory too");
             }
-            Err(_) => self.unsynced.push((feed, open)),
+            Err(_) => {
+                let held: usize = self.unsynced.iter().map(|(_, open)| open.held()).sum();
+                open.hold(HELD_BYTES_MAX.saturating_sub(held));
+                self.unsynced.push((feed, open));
+            }
         }
     }
 

@@ -18,7 +18,8 @@ from full import goes_on, summary
 from server import Server
 from tape import check, compare
 
-FEEDS, RATE = 2, 3000
+# What could not be synced is held in memory only up to a limit.
+FEEDS, RATE = 2, 1500
 DISK_BYTES = 64 << 20
 GOES_ON_S = 6
 FAILED, LOST = 1, 3

@@ -19,6 +19,7 @@ use std::thread;
 
 use self::repair::Repaired;
 use self::scan::{Scan, Trust, scan};
+pub(crate) use self::tail::read_up_to;
 use self::tail::{Covered, Tail};
 use crate::clock::{self, UnixNs};
 use crate::storage::{Appender, Entry, EntryKind, Storage, StorageFile, create_anew};
@@ -348,7 +349,7 @@ fn read_next(storage: &dyn Storage, path: &Path) -> io::Result<Option<Next>> {
         Err(error) => return Err(error),
     };
     let mut buf = [0; 128];
-    let bytes = tail::read_up_to(&*file, 0, &mut buf)?;
+    let bytes = read_up_to(&*file, 0, &mut buf)?;
     let next = serde_json::from_slice(&buf[..bytes]).ok();
     let next = next.filter(|next: &Next| next.segment <= COUNT_MAX && next.index <= COUNT_MAX);
     if next.is_none() {
@@ -512,7 +513,7 @@ fn for_each_part(
     let mut at = from;
     let mut buf = vec![0; 64 << 10];
     loop {
-        let bytes = tail::read_up_to(file, at, &mut buf)?;
+        let bytes = read_up_to(file, at, &mut buf)?;
         if bytes == 0 {
             return Ok(());
         }
@@ -544,7 +545,7 @@ fn boot_of(file: &dyn StorageFile) -> io::Result<Option<String>> {
         boot_id: String,
     }
     let mut head = vec![0; EVENT_LINE_BYTES_MAX];
-    let bytes = tail::read_up_to(file, 0, &mut head)?;
+    let bytes = read_up_to(file, 0, &mut head)?;
     let line = head[..bytes].split(|byte| *byte == b'\n').next().unwrap_or_default();
     let header = line.get(TS_DIGITS + 1..).and_then(|json| serde_json::from_slice(json).ok());
     Ok(header.map(|header: Header| header.boot_id))

@@ -211,7 +211,7 @@ fn head_and_tail(mut source: impl Read) -> io::Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Fills `buf` as far as the file goes.
-pub(super) fn read_up_to(file: &dyn StorageFile, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_up_to(file: &dyn StorageFile, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(offset + done as u64, &mut buf[done..])? {

@@ -104,6 +104,7 @@ struct State {
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     fails_from: Option<(u64, io::ErrorKind)>,
+    syncs_to_fail: usize,
     log: Vec<String>,
     advice: Vec<(Advice, PathBuf, u64, u64)>,
     free_bytes: Option<u64>,
@@ -188,6 +189,11 @@ impl MemoryDisk {
     /// Does `fault` to operation number `n`, as [`MemoryDisk::operations`] counts.
     pub fn fault_at(&self, n: u64, fault: Fault) {
         self.lock().faults.insert(n, fault);
+    }
+
+    /// So many of the next syncs of files fail.
+    pub fn fail_syncs(&self, count: usize) {
+        self.lock().syncs_to_fail = count;
     }
 
     /// Every operation from number `n` on fails.
@@ -504,6 +510,14 @@ impl StorageFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        {
+            let mut state = self.disk.lock();
+            if state.syncs_to_fail > 0 {
+                state.syncs_to_fail -= 1;
+                let now = state.operations;
+                state.faults.insert(now, Fault::Fail(io::ErrorKind::Other));
+            }
+        }
         let begun = self.begin("sync").map(|_| ());
         let mut state = self.disk.lock();
         let file = &mut state.files[self.file];

@@ -10,8 +10,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::clock::UnixNs;
-use crate::recovery::{self, is_whole};
-use crate::storage::{Appender, Cursor, Storage, StorageFile, WriteBehind, create_anew};
+use crate::recovery::{self, is_whole, read_up_to};
+use crate::storage::{Appender, Storage, StorageFile, WriteBehind, create_anew};
 use crate::tape::line::Line;
 use crate::tape::name::Form;
 use crate::writer::segment::SegmentFile;
@@ -30,11 +30,13 @@ pub(super) struct Open {
     taken: u64,
     /// Where nothing is synced while it is open.
     behind: WriteBehind,
+    /// What stands behind [`Open::synced`], where the disk refuses it.
+    held: Option<Vec<u8>>,
 }
 
 impl Open {
     pub(super) fn new(segment: SegmentFile) -> Open {
-        Open { segment, synced: 0, taken: 0, behind: WriteBehind::default() }
+        Open { segment, synced: 0, taken: 0, behind: WriteBehind::default(), held: None }
     }
 
     /// Bytes that a power cut may take.
@@ -65,8 +67,28 @@ impl Open {
         Ok(())
     }
 
+    /// Bytes held in memory.
+    pub(super) fn held(&self) -> usize {
+        self.held.as_ref().map_or(0, Vec::len)
+    }
+
+    /// After a copy of the finished segment could not be synced: holds what is not durable of it,
+    /// up to so many bytes.
+    pub(super) fn hold(&mut self, bytes_max: usize) {
+        let file = &self.segment.file;
+        let unsynced = file.bytes().map(|bytes| bytes.saturating_sub(self.synced) as usize);
+        if self.held.is_none()
+            && let Ok(unsynced @ 1..) = unsynced
+            && unsynced <= bytes_max
+        {
+            let mut held = vec![0; unsynced];
+            let read = read_up_to(&**file, self.synced, &mut held);
+            self.held = Some(held).filter(|held| read.is_ok_and(|bytes| bytes == held.len()));
+        }
+    }
+
     /// Puts a copy of the finished segment, made durable, in its place. What the kernel could not
-    /// write can still be read, until it is forgotten.
+    /// write can still be read, until it is forgotten, or is held.
     ///
     /// # Errors
     /// Those of the disk: may be tried again. `InvalidData`: some of it is forgotten already.
@@ -74,7 +96,7 @@ impl Open {
         let name = &self.segment.name;
         let tmp = recovery::repair::tmp_path(name);
         let copy = create_anew(storage, &tmp)?;
-        let done = copy_all(&self.segment.file, &copy).and_then(|()| match is_whole(&*copy)? {
+        let done = self.copy_to(&copy).and_then(|()| match is_whole(&*copy)? {
             true => copy.sync(),
             false => Err(io::ErrorKind::InvalidData.into()),
         });
@@ -84,7 +106,25 @@ impl Open {
             return Err(error);
         }
         self.segment.file = copy;
+        self.held = None;
         Ok(())
+    }
+
+    fn copy_to(&self, copy: &Arc<dyn StorageFile>) -> io::Result<()> {
+        let mut out = Appender(copy.clone());
+        let until = self.held.as_ref().map_or(u64::MAX, |_| self.synced);
+        let mut at = 0;
+        let mut buf = vec![0; COPY_BYTES];
+        while at < until {
+            let want = COPY_BYTES.min(usize::try_from(until - at).unwrap_or(COPY_BYTES));
+            let bytes = read_up_to(&*self.segment.file, at, &mut buf[..want])?;
+            if bytes == 0 {
+                break;
+            }
+            io::Write::write_all(&mut out, &buf[..bytes])?;
+            at += bytes as u64;
+        }
+        io::Write::write_all(&mut out, self.held.as_deref().unwrap_or_default())
     }
 
     /// Stamp of the last line that is durable; `None` where there is none, or it is too long.
@@ -95,16 +135,5 @@ impl Open {
         let lines = buf[..read].strip_suffix(b"\n").filter(|_| read == buf.len())?;
         let at = memchr::memrchr(b'\n', lines)?;
         Line::parse(&lines[at + 1..]).ok().map(|line| line.ts)
-    }
-}
-
-fn copy_all(from: &Arc<dyn StorageFile>, to: &Arc<dyn StorageFile>) -> io::Result<()> {
-    let (mut from, mut to) = (Cursor::new(from.clone()), Appender(to.clone()));
-    let mut buf = vec![0; COPY_BYTES];
-    loop {
-        match io::Read::read(&mut from, &mut buf)? {
-            0 => return Ok(()),
-            bytes => io::Write::write_all(&mut to, &buf[..bytes])?,
-        }
     }
 }

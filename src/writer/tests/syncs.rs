@@ -100,8 +100,8 @@ fn a_folder_that_cannot_be_synced_is_a_hole_once_and_tried_again() {
 /// later lines in the middle of a segment were gone.
 #[test]
 fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
-    // Failures in a row: of the open segment, of the finished one.
-    for failures in [1, 2] {
+    // The sync of the open segment fails, or that and those of the copies made of it then.
+    for failures in [1, 2, 3] {
         let disk = MemoryDisk::new();
         let mut rig = Rig::new(&disk);
         let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
@@ -111,14 +111,18 @@ fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
         rig.step(messages, Compression::None);
         disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
         rig.step(Step::Sync, Compression::None);
-        if failures == 2 {
-            // The end is appended, then synced.
-            disk.fault_at(disk.operations() + 1, Fault::Fail(io::ErrorKind::Other));
+        if failures > 1 {
+            disk.fail_syncs(failures - 1);
         }
         rig.step(messages, Compression::None);
+        if failures > 1 {
+            // Not even then is anything lost.
+            disk.forget_cache();
+        }
+        rig.tell_syncer();
+        rig.syncer.save_unsynced();
         let failed = disk.log().iter().filter(|op| op.ends_with(": failed")).count();
         assert_eq!(failed, failures, "{:?}", disk.log());
-        disk.forget_cache();
         rig.end(Compression::None);
         for disk in [disk.crash(), disk] {
             disk.forget_cache();
