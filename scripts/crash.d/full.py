@@ -121,6 +121,18 @@ class Ballast:
             if self.case.leave:
                 raise Failure("the ballast does not fit") from error
 
+    def take_more(self):
+        """What was freed since: a segment that is sealed leaves more room than it takes."""
+        if self.case.leave or self.case.what == "inodes":
+            return
+        try:
+            with open(self.folder / "bytes", "ab", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
     def give_back(self):
         """All of it."""
         for path in list(self.folder.iterdir()):
@@ -146,7 +158,7 @@ def trial(args, places, case, name, rng):
     wait_until("all feeds are connected", server.all_connected, 20)
     time.sleep(rng.uniform(0.2, 1.2))
     ballast.take()
-    recorder.wait_for_log(case.said, 60)
+    wait_until(f"it says '{case.said}'", lambda: is_said(recorder, ballast), 60)
     time.sleep(case.hold_s * rng.uniform(0.8, 1.2))
     ballast.give_back()
     took = wait_until("it goes on by itself", lambda: goes_on(recorder), GOES_ON_S)
@@ -157,6 +169,12 @@ def trial(args, places, case, name, rng):
     result = check_trial(args, recorder, server, path / "out", code)
     server.stop()
     return f"{case.name}: went on after {took:.1f} s; {summary(result, code)}"
+
+
+def is_said(recorder, ballast):
+    """Whether it says that the disk is full, which it is kept until then."""
+    ballast.take_more()
+    return ballast.case.said in recorder.log_text()
 
 
 def goes_on(recorder):
