@@ -221,6 +221,23 @@ pub enum Asker {
     Admin,
 }
 
+/// Bytes that the pool has less.
+#[derive(Debug)]
+pub struct Loan {
+    pool: Arc<Pool>,
+    blocks: usize,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        state.blocks += self.blocks;
+        state.lent -= self.blocks;
+        drop(state);
+        self.pool.returned.notify_all();
+    }
+}
+
 /// Hands out blocks and takes them back.
 #[derive(Debug)]
 pub struct Pool {
@@ -234,6 +251,8 @@ struct State {
     free: Vec<Block>,
     /// As many as there may be.
     blocks: usize,
+    /// As many more there might be, were they not lent.
+    lent: usize,
     made: usize,
     held: Vec<usize>,
     /// Blocks out beyond the one that each feed has by right.
@@ -252,6 +271,7 @@ impl Pool {
         let state = State {
             free: Vec::with_capacity(plan.blocks),
             blocks: plan.blocks,
+            lent: 0,
             made: 0,
             held: vec![0; feeds],
             shared_out: 0,
@@ -333,6 +353,24 @@ impl Pool {
         state.made -= unused.len();
         drop(state);
         unused.iter().map(|block| block.buf.capacity()).sum()
+    }
+
+    /// Memory for something else that is on its way to the disk: the pool has so many bytes less
+    /// until the loan is dropped. Half of what is shared is never lent.
+    pub fn lend(self: &Arc<Self>, bytes: usize) -> Option<Loan> {
+        let blocks = bytes.div_ceil(self.plan.block_bytes);
+        let mut state = self.lock();
+        let shared = state.blocks - state.held.len();
+        if state.shared_out + state.lent + blocks > (shared + state.lent) / 2 {
+            return None;
+        }
+        state.blocks -= blocks;
+        state.lent += blocks;
+        while state.made > state.blocks {
+            state.free.pop().expect("no more are out than one for each feed and half the others");
+            state.made -= 1;
+        }
+        Some(Loan { pool: self.clone(), blocks })
     }
 
     /// Takes a block back; an oversized one is freed.
@@ -497,6 +535,25 @@ mod tests {
         assert!(pool.try_take(1, 100).is_some(), "small ones are not held up");
         pool.give_back(large);
         assert!(pool.try_take(1, 1 << 20).is_some());
+    }
+
+    #[test]
+    fn what_is_lent_is_missing_until_it_comes_back() {
+        let pool = Arc::new(Pool::new(PoolPlan::new(1 << 20, 1), 1));
+        // Sixteen blocks of 64 KiB, of which one is reserved.
+        let held: Vec<_> = std::iter::from_fn(|| pool.try_take(0, 10)).collect();
+        assert!(pool.lend(1).is_none(), "all are out");
+        held.into_iter().for_each(|block| pool.give_back(block));
+        let loan = pool.lend(5 * (64 << 10) - 1).unwrap();
+        assert!(pool.lend(3 * (64 << 10)).is_none(), "half of the fifteen, with what is lent");
+        let more = pool.lend(2 * (64 << 10)).unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| pool.try_take(0, 10)).collect();
+        assert_eq!(held.len(), 16 - 7);
+        drop(loan);
+        let again: Vec<_> = std::iter::from_fn(|| pool.try_take(0, 10)).collect();
+        assert_eq!(again.len(), 5);
+        drop(more);
+        assert_eq!(std::iter::from_fn(|| pool.try_take(0, 10)).count(), 2);
     }
 
     #[test]

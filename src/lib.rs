@@ -117,7 +117,8 @@
 //! - A plain segment is deleted only after its sealed copy is durable, was read back, and is
 //!   listed. Lines are deleted by `--keep` and `--keep-bytes` only: what remains of a feed is a run
 //!   of segments without holes up to its newest.
-//! - After a failed write or sync a segment is closed for good; a failed sync is never repeated.
+//! - After a failed write or sync a segment is closed for good; a failed sync of a file is never
+//!   repeated: what could not be synced goes to a new file.
 //! - Every queue, buffer, message, retry and wait has a limit, which is a constant or an option.
 //! - Bytes from the network or the disk never panic, and no length in them is believed unchecked.
 //! - Secrets are on no tape and in no log: what `${..}` brought in is shown as `***`.

@@ -180,16 +180,6 @@ impl Recorder {
         // The recorder's own comes first: feeds that are added later get the numbers behind all.
         let first_id = usize::from(own.is_some());
         let tapes_max = first_id + feeds_max;
-        let (sync_items, syncer) = syncer::spawn(
-            storage.clone(),
-            options.fsync,
-            options.page_cache,
-            tapes_max,
-            stats.syncer.clone(),
-            on_finished(queue),
-        )
-        .context("can't start the syncer")?;
-
         let mut plan = PoolPlan::new(options.queue_bytes, tapes.len());
         if plan.bytes() > options.queue_bytes {
             log::info!(
@@ -203,6 +193,16 @@ impl Recorder {
         }
         let tapes: Vec<Tape> = own.iter().map(|own| own.tape.clone()).chain(tapes).collect();
         let pool = Arc::new(Pool::new(plan, tapes.len()));
+        let (sync_items, syncer) = syncer::spawn(
+            storage.clone(),
+            options.fsync,
+            options.page_cache,
+            pool.clone(),
+            tapes_max,
+            stats.syncer.clone(),
+            on_finished(queue),
+        )
+        .context("can't start the syncer")?;
         let (parcels, received) = channel(plan, tapes.len(), tapes_max);
         let (give_up, given_up) = bounded(0);
         let writer_options = WriterOptions {

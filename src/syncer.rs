@@ -11,9 +11,9 @@
 //! with its `restart` gap as always.
 //!
 //! What could not be synced the kernel takes for written all the same, and may forget: a second
-//! sync of the file says nothing. So the segment is finished at once, and copied, until a copy is on
-//! the disk and takes its place: a disk that heals gets all of it. Folders and names are tried again
-//! as they are.
+//! sync of the file says nothing. So the segment is finished at once, and copied, until a copy is
+//! on the disk and takes its place: a disk that heals gets all of it. Folders and names are tried
+//! again as they are.
 
 mod open;
 
@@ -27,7 +27,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use self::open::Open;
-use crate::block::FeedId;
+use crate::block::{FeedId, Pool};
 use crate::clock::{Mono, mono_now};
 use crate::stats::{FeedStats, Pulse};
 use crate::storage::{self, PageCache, Storage, StorageFile};
@@ -48,9 +48,6 @@ pub const GROWN_BYTES: u64 = 8 << 20;
 /// them, wait for the next start.
 const UNSYNCED_MAX: usize = 256;
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
-/// So much of what could not be synced is held in memory at most, until the disk takes it; of more
-/// than that the kernel's memory is the only copy.
-pub const HELD_BYTES_MAX: usize = 2 << 20;
 /// Finished segments whose last pages are still being written while nothing is synced; of more of
 /// them these pages stay in the cache.
 const LEAVING_MAX: usize = 256;
@@ -109,13 +106,14 @@ pub fn spawn(
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     page_cache: PageCache,
+    pool: Arc<Pool>,
     feeds_max: usize,
     pulse: Arc<Pulse>,
     on_finished: Box<dyn FnMut(SegmentName) + Send>,
 ) -> io::Result<(Sender<SyncItem>, JoinHandle<()>)> {
     // Every feed may open and finish a segment twice over before the writer has to wait.
     let (sender, items) = bounded(4 * feeds_max + 64);
-    let syncer = Syncer::new(storage, policy, page_cache, on_finished);
+    let syncer = Syncer::new(storage, policy, page_cache, pool, on_finished);
     let thread = thread::Builder::new()
         .name("syncer".to_string())
         .stack_size(STACK_BYTES)
@@ -155,6 +153,8 @@ pub(crate) struct Syncer {
     storage: Arc<dyn Storage>,
     policy: FsyncPolicy,
     page_cache: PageCache,
+    /// Lends memory for what the disk refuses.
+    pool: Arc<Pool>,
     open: HashMap<FeedId, Open>,
     /// Finished ones that the disk has not taken yet.
     unsynced: Vec<(FeedId, Open)>,
@@ -174,12 +174,14 @@ impl Syncer {
         storage: Arc<dyn Storage>,
         policy: FsyncPolicy,
         page_cache: PageCache,
+        pool: Arc<Pool>,
         on_finished: Box<dyn FnMut(SegmentName) + Send>,
     ) -> Syncer {
         Syncer {
             storage,
             policy,
             page_cache,
+            pool,
             open: HashMap::new(),
             unsynced: Vec::new(),
             leaving: Vec::new(),
@@ -341,8 +343,7 @@ impl Syncer {
                 self.leave_unsynced(&open, "what the disk refused is gone from memory too");
             }
             Err(_) => {
-                let held: usize = self.unsynced.iter().map(|(_, open)| open.held()).sum();
-                open.hold(HELD_BYTES_MAX.saturating_sub(held));
+                open.hold(&self.pool);
                 self.unsynced.push((feed, open));
             }
         }

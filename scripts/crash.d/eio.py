@@ -18,7 +18,6 @@ from full import goes_on, summary
 from server import Server
 from tape import check, compare
 
-# What could not be synced is held in memory only up to a limit.
 FEEDS, RATE = 2, 1500
 DISK_BYTES = 64 << 20
 GOES_ON_S = 6
@@ -112,12 +111,12 @@ def run(args, places):
     return lines
 
 
-def start(args, places, out, name, options=()):
+def start(args, places, out, name, options=(), queue="1MiB"):
     """A server, and a recorder that is connected to it."""
     server = Server(FEEDS, RATE)
     places.defer(server.stop)
     recorder = Recorder(args.program, out, server, places.folder / f"{name}.log", [
-        "--min-free", "0", "--rotate-bytes", "256KiB", "--queue-bytes", "1MiB",
+        "--min-free", "0", "--rotate-bytes", "256KiB", "--queue-bytes", queue,
         *([] if "drop" in options else ["--stall-deadline", "2s"]),
         "--stop-timeout", "4s", *options])
     places.defer(recorder.kill_if_running)
@@ -135,7 +134,9 @@ def trial(args, places, case, name, rng):
         mkfs, options = ["-O", "^has_journal"], "errors=continue"
     mount = places.mount_image(f"{name}-mnt", device.path, mkfs, options)
     out = mount.path / "out"
-    server, recorder = start(args, places, out, name, case.options)
+    # What could not be synced is held in memory, up to half of it.
+    queue = "4MiB" if case.only_data else "1MiB"
+    server, recorder = start(args, places, out, name, case.options, queue)
     time.sleep(rng.uniform(1, 2))
     failed_ns = time.time_ns()
     heal = case.fail(device, mount)

@@ -178,9 +178,6 @@ fn push_pool(lines: &mut Lines, needs: &Needs) {
     let added = 2 * needs.feeds_max.saturating_sub(needs.feeds());
     let places = 3 * (pool.blocks + added + 1) + 2 * needs.feeds_max;
     lines.push("pool: places in the channel", places as u64, size_of::<Parcel>() as u64 + 8);
-    let refused = syncer::HELD_BYTES_MAX as u64;
-    let rss = Rows { idle: 0, full: refused, large: refused };
-    lines.push_rows("syncer: what the disk refused", 1, refused, rss, refused);
     let sealing = needs.compression.memory_bytes() as u64;
     let rss = Rows { idle: 0, full: sealing, large: sealing };
     lines.push_rows("sealer: encoder, buffers", 1, sealing, rss, sealing);

@@ -252,7 +252,14 @@ fn finish_found(
     // From the oldest on: where the one before it ends, a segment begins.
     for name in headless.iter().rev() {
         let is_last = segments.last().is_some_and(|(last, _)| last == name);
-        let done = replace(storage, name, is_last);
+        // A file with a name that the recorder never gave has no place.
+        let has_place =
+            segments.iter().filter(|(other, _)| other.number == name.number).count() == 1;
+        let done = if has_place {
+            replace(storage, name, is_last)
+        } else {
+            set_aside(storage, &name.path(Form::Open))
+        };
         if let (Ok(Finished::Replaced { .. }), Some((_, form))) =
             (&done, segments.iter_mut().find(|(other, _)| other == name))
         {

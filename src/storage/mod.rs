@@ -175,9 +175,9 @@ pub trait StorageFile: Send + Sync {
     }
     /// Reads at `offset`; 0 is the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
-    /// Makes the file's bytes durable (fdatasync). After an error the kernel takes what it could not
-    /// write for written: a second sync says nothing, and these bytes are on no disk. Until they are
-    /// forgotten they can be read, and written to another file.
+    /// Makes the file's bytes durable (fdatasync). After an error the kernel takes what it could
+    /// not write for written: a second sync says nothing, and these bytes are on no disk. Until
+    /// they are forgotten they can be read, and written to another file.
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
@@ -197,8 +197,8 @@ pub trait StorageFile: Send + Sync {
     /// Asks the kernel to begin writing a range, and waits for nothing. Advice only: an error of
     /// the disk is for the next [`StorageFile::sync`] to tell. Not needed where nothing is cached.
     fn start_writing(&self, _offset: u64, _bytes: u64) {}
-    /// Waits until what [`StorageFile::start_writing`] began is written. An error is told once, here
-    /// or by the next [`StorageFile::sync`].
+    /// Waits until what [`StorageFile::start_writing`] began is written. An error is told once,
+    /// here or by the next [`StorageFile::sync`].
     fn finish_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
     }

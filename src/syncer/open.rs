@@ -9,6 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::block::{Loan, Pool};
 use crate::clock::UnixNs;
 use crate::recovery::{self, is_whole, read_up_to};
 use crate::storage::{Appender, Storage, StorageFile, WriteBehind, create_anew};
@@ -21,6 +22,13 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Pieces in which a segment is copied.
 const COPY_BYTES: usize = 64 << 10;
 
+/// Bytes that are on no disk.
+struct Held {
+    bytes: Vec<u8>,
+    #[expect(dead_code, reason = "given back when it is dropped")]
+    loan: Loan,
+}
+
 /// A segment that is written, or was.
 pub(super) struct Open {
     pub(super) segment: SegmentFile,
@@ -31,7 +39,7 @@ pub(super) struct Open {
     /// Where nothing is synced while it is open.
     behind: WriteBehind,
     /// What stands behind [`Open::synced`], where the disk refuses it.
-    held: Option<Vec<u8>>,
+    held: Option<Held>,
 }
 
 impl Open {
@@ -67,23 +75,18 @@ impl Open {
         Ok(())
     }
 
-    /// Bytes held in memory.
-    pub(super) fn held(&self) -> usize {
-        self.held.as_ref().map_or(0, Vec::len)
-    }
-
-    /// After a copy of the finished segment could not be synced: holds what is not durable of it,
-    /// up to so many bytes.
-    pub(super) fn hold(&mut self, bytes_max: usize) {
+    /// After a copy of the finished segment could not be synced: holds what is not durable of it, in
+    /// memory that the pool lends, if it does.
+    pub(super) fn hold(&mut self, pool: &Arc<Pool>) {
         let file = &self.segment.file;
         let unsynced = file.bytes().map(|bytes| bytes.saturating_sub(self.synced) as usize);
         if self.held.is_none()
             && let Ok(unsynced @ 1..) = unsynced
-            && unsynced <= bytes_max
+            && let Some(loan) = pool.lend(unsynced)
         {
-            let mut held = vec![0; unsynced];
-            let read = read_up_to(&**file, self.synced, &mut held);
-            self.held = Some(held).filter(|held| read.is_ok_and(|bytes| bytes == held.len()));
+            let mut bytes = vec![0; unsynced];
+            let read = read_up_to(&**file, self.synced, &mut bytes);
+            self.held = read.is_ok_and(|read| read == unsynced).then_some(Held { bytes, loan });
         }
     }
 
@@ -124,7 +127,7 @@ impl Open {
             io::Write::write_all(&mut out, &buf[..bytes])?;
             at += bytes as u64;
         }
-        io::Write::write_all(&mut out, self.held.as_deref().unwrap_or_default())
+        io::Write::write_all(&mut out, self.held.as_ref().map_or(&[], |held| &held.bytes))
     }
 
     /// Stamp of the last line that is durable; `None` where there is none, or it is too long.

@@ -1,6 +1,7 @@
 //! What leaves the page cache, and when.
 
 use super::*;
+use crate::block::PoolPlan;
 use crate::stats::SegmentProgress;
 use crate::storage::memory::Advice::{DropCache, StartWriting};
 use crate::storage::memory::{Advice, Fault, MemoryDisk};
@@ -25,7 +26,8 @@ fn rig(policy: FsyncPolicy, page_cache: PageCache) -> Rig {
     storage.create_dirs(&name.folder()).unwrap();
     let file = storage.create(&name.path(Form::Open)).unwrap();
     let progress: Arc<SegmentProgress> = Arc::default();
-    let mut syncer = Syncer::new(storage, policy, page_cache, Box::new(|_| {}));
+    let pool = Arc::new(Pool::new(PoolPlan::new(1 << 20, 1), 1));
+    let mut syncer = Syncer::new(storage, policy, page_cache, pool, Box::new(|_| {}));
     let segment = SegmentFile { name, file: file.clone(), progress: progress.clone() };
     let stats = Arc::new(FeedStats::default());
     syncer.handle(SyncItem::Opened { feed: FEED, segment, first_index: 0, stats });

@@ -117,12 +117,13 @@ impl Rig {
             min_free: 0,
             retry_every: Duration::ZERO,
         };
+        let store = storage.clone();
         let mut writer =
-            Writer::new(options, storage.clone(), tapes, pool, to_syncer, recorder, given_up);
+            Writer::new(options, store, tapes, pool.clone(), to_syncer, recorder, given_up);
         // The machine is another one after a crash.
         writer.boot_id = "the boot before".to_string();
         let policy = FsyncPolicy::Every(Duration::from_secs(1));
-        let syncer = Syncer::new(storage, policy, PageCache::Drop, Box::new(|_| {}));
+        let syncer = Syncer::new(storage, policy, PageCache::Drop, pool, Box::new(|_| {}));
         Rig {
             disk: disk.clone(),
             writer,
