@@ -75,8 +75,8 @@ impl Open {
         Ok(())
     }
 
-    /// After a copy of the finished segment could not be synced: holds what is not durable of it, in
-    /// memory that the pool lends, if it does.
+    /// After a copy of the finished segment could not be synced: holds what is not durable of it,
+    /// in memory that the pool lends, if it does.
     pub(super) fn hold(&mut self, pool: &Arc<Pool>) {
         let file = &self.segment.file;
         let unsynced = file.bytes().map(|bytes| bytes.saturating_sub(self.synced) as usize);
