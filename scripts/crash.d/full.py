@@ -178,9 +178,9 @@ def is_said(recorder, ballast):
 
 
 def goes_on(recorder):
-    """Whether the last that it said of the disk is that it takes data again."""
+    """Whether the last that it said of the disk is good."""
     text = recorder.log_text()
-    return text.rfind("the disk takes data again") > max(
+    return max(text.rfind(word) for word in ("the disk takes data", "the disk has room")) > max(
         text.rfind(trouble) for trouble in ("can't write to the tape", LOW))
 
 
