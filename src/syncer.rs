@@ -159,7 +159,7 @@ pub(crate) struct Syncer {
     /// Finished ones that the disk has not taken yet.
     unsynced: Vec<(FeedId, Open)>,
     /// Finished ones that were not synced, to leave the page cache the next time.
-    leaving: Vec<Arc<dyn StorageFile>>,
+    leaving: Vec<(FeedId, Arc<dyn StorageFile>)>,
     next: HashMap<FeedId, Next>,
     dirty_folders: Vec<Folder>,
     /// Finished segments that don't have their final names yet.
@@ -310,7 +310,7 @@ impl Syncer {
             && self.page_cache == PageCache::Drop
             && self.leaving.len() < LEAVING_MAX
         {
-            self.leaving.push(open.segment.file.clone());
+            self.leaving.push((feed, open.segment.file.clone()));
         }
         self.name(feed, open.segment.name);
     }
@@ -421,8 +421,16 @@ impl Syncer {
             self.write_behind(*feed, open);
         }
         self.open = open;
-        for file in self.leaving.drain(..) {
-            file.drop_cache(0, 0);
+        for (feed, file) in self.leaving.drain(..) {
+            match file.finish_writing(0, 0) {
+                Ok(()) => file.drop_cache(0, 0),
+                // Finished, named, and perhaps sealed by now: all there is to do is to tell.
+                Err(error) => {
+                    let why = storage::explain(&*self.storage, &error);
+                    log::error!("the end of a finished segment could not be written: {why}");
+                    self.stats[&feed].sync_failed(None);
+                }
+            }
         }
     }
 

@@ -417,7 +417,12 @@ fn finish_one(
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
     let trust = match boot_of(&*file)? {
-        Some(boot) if boot == boot_id && !boot_id.is_empty() => Trust::Written,
+        Some(boot) if boot == boot_id && !boot_id.is_empty() => {
+            // Why has one that was ended not got its final name?
+            let tail = tail::of_segment(storage, &path, Form::Open);
+            let is_ended = tail.is_ok_and(|tail| tail.is_some());
+            if is_ended { Trust::Refused } else { Trust::Written }
+        }
         _ => Trust::Marked,
     };
     let Some(mut scan) = scan(&*file, trust)? else {
@@ -434,7 +439,7 @@ fn finish_one(
     if bytes_cut > 0 {
         lines_cut = count_lines(&*file, scan.valid_bytes)?;
         // A crash of the recorder leaves the beginning of a line and nothing after it.
-        if trust == Trust::Marked || lines_cut > 0 {
+        if trust != Trust::Written || lines_cut > 0 {
             keep_tail(storage, &*file, name, scan.valid_bytes)?;
         }
         file.truncate(scan.valid_bytes)?;
@@ -453,7 +458,11 @@ fn finish_one(
         let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
         append(&*file, &mut scan, &Event::End(counts))?;
     }
-    file.sync()?;
+    if trust == Trust::Refused {
+        renew(storage, &*file, name)?;
+    } else {
+        file.sync()?;
+    }
     let finished = name.path(Form::Plain);
     storage.rename(&path, &finished)?;
     // A copy of it that a crash cut off.
@@ -472,11 +481,23 @@ fn finish_one(
         finished.display(),
         match trust {
             Trust::Written => "a crash of the recorder",
+            Trust::Refused => "an error of the disk, or a crash of the recorder",
             Trust::Marked => "a crash of the machine",
         },
         scan.lines
     );
     Ok(Some(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified }))
+}
+
+/// Puts a copy in the place of an open segment that the disk may have refused: the kernel takes for
+/// written what it could not write, so that a sync of the file itself would say nothing.
+fn renew(storage: &dyn Storage, file: &dyn StorageFile, name: &SegmentName) -> io::Result<()> {
+    let tmp = repair::tmp_path(name);
+    let copy = create_anew(storage, &tmp)?;
+    let mut out = Appender(copy.clone());
+    for_each_part(file, 0, &mut |part| io::Write::write_all(&mut out, part))?;
+    copy.sync()?;
+    storage.replace(&tmp, &name.path(Form::Open))
 }
 
 /// An open segment of which nothing is a line of the tape.

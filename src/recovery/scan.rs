@@ -38,6 +38,8 @@ const HEADER_START: &[u8] = b"!{\"event\":\"segment\",";
 pub(super) enum Trust {
     /// The machine did not crash: what was written is there.
     Written,
+    /// Nor did it, but the disk may have refused what was written: there is what the page cache has.
+    Refused,
     /// It did: only what a mark's checksum covers is sure.
     Marked,
 }
@@ -46,8 +48,8 @@ impl Trust {
     /// Drops the page cache up to `offset` (0: all of it) of a file that was read.
     fn forget(self, file: &dyn StorageFile, offset: u64) {
         match self {
-            // Few pages, and where the disk did not take them the only copy.
-            Trust::Written => {}
+            // Where the disk did not take them the only copy.
+            Trust::Written | Trust::Refused => {}
             Trust::Marked => file.drop_cache(0, offset),
         }
     }
@@ -123,7 +125,7 @@ fn find_base(file: &dyn StorageFile, before: u64, trust: Trust) -> io::Result<Op
         let newest = *newest_ts.get_or_insert(mark.ts);
         let far_enough = match trust {
             Trust::Written => true,
-            Trust::Marked => newest.saturating_sub(mark.ts) >= CHECKED_NS,
+            Trust::Refused | Trust::Marked => newest.saturating_sub(mark.ts) >= CHECKED_NS,
         };
         later = far_enough.then_some(mark);
     }
@@ -226,7 +228,7 @@ impl Walk {
     fn result(&self) -> Scan {
         let unverified_bytes = match self.trust {
             Trust::Written => 0,
-            Trust::Marked => self.valid_bytes - self.verified_bytes,
+            Trust::Refused | Trust::Marked => self.valid_bytes - self.verified_bytes,
         };
         Scan {
             lines: self.lines,
@@ -274,7 +276,7 @@ impl Walk {
         if self.line_bytes > LINE_BYTES_MAX {
             return false;
         }
-        if self.trust == Trust::Marked && self.has_hole(part) {
+        if self.trust != Trust::Written && self.has_hole(part) {
             return false;
         }
         if !whole {
@@ -315,7 +317,7 @@ impl Walk {
             return false;
         }
         let whole_head = self.line_bytes == self.head.len() as u64 + 1;
-        if self.trust == Trust::Marked && whole_head && line.check().is_err() {
+        if self.trust != Trust::Written && whole_head && line.check().is_err() {
             return false;
         }
         let is_mark = event.starts_with(MARK_START);

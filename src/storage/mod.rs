@@ -197,8 +197,8 @@ pub trait StorageFile: Send + Sync {
     /// Asks the kernel to begin writing a range, and waits for nothing. Advice only: an error of
     /// the disk is for the next [`StorageFile::sync`] to tell. Not needed where nothing is cached.
     fn start_writing(&self, _offset: u64, _bytes: u64) {}
-    /// Waits until what [`StorageFile::start_writing`] began is written. An error is told once,
-    /// here or by the next [`StorageFile::sync`].
+    /// Waits until what [`StorageFile::start_writing`] began is written (0 bytes: to the end). An
+    /// error is told once, here or by the next [`StorageFile::sync`].
     fn finish_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
     }

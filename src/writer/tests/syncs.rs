@@ -137,6 +137,30 @@ fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
     }
 }
 
+/// A run that ends before the disk heals leaves the segment open; the next one on the same boot found
+/// all of it in the page cache, said that it was whole, and the kernel forgot it.
+#[test]
+fn what_a_run_could_not_save_the_next_one_does() {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    rig.writer.boot_id = crate::clock::boot_id();
+    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
+    rig.step(messages, Compression::None);
+    disk.fault_at(disk.operations(), Fault::Fail(io::ErrorKind::Other));
+    rig.step(Step::Sync, Compression::None);
+    disk.fail_syncs(usize::MAX);
+    rig.step(messages, Compression::None);
+    rig.end(Compression::None);
+    disk.fail_syncs(0);
+    let open = disk.files().into_iter().filter(|path| path.starts_with("feed=f0"));
+    let open: Vec<_> = open.filter(|path| path.to_string_lossy().ends_with(".open")).collect();
+    assert_eq!(open.len(), 2, "{open:?}");
+    recovery::prepare(&disk, &feed_name(0)).unwrap();
+    disk.forget_cache();
+    assert_eq!(messages_on(&disk)[0].len(), 6, "{:?}", disk.log());
+    verify(&disk).unwrap();
+}
+
 /// A segment whose final name the disk refused kept the ending `.open` until the next start,
 /// months later.
 #[test]
