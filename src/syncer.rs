@@ -17,7 +17,7 @@
 
 mod open;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use self::open::Open;
 use crate::block::{FeedId, Pool};
 use crate::clock::{Mono, mono_now};
+use crate::folding::Folding;
 use crate::stats::{FeedStats, Pulse};
 use crate::storage::{self, PageCache, Storage, StorageFile};
 use crate::tape::name::{FeedName, Form, SegmentName};
@@ -44,10 +45,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A segment that has grown by so much is looked at before it is time: what is not written yet
 /// can't leave the page cache.
 pub const GROWN_BYTES: u64 = 8 << 20;
-/// Finished segments that could not be synced and are tried again; more of them, or more bytes of
-/// them, wait for the next start.
+/// Finished segments that could not be synced and are tried again; more of them, or one that is
+/// larger, wait for the next start.
 const UNSYNCED_MAX: usize = 256;
-const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+const UNSYNCED_BYTES_MAX: u64 = 512 << 20;
+/// A segment that could not be copied is tried again after this, and twice as long each time, up
+/// to the longest.
+const SAVE_AFTER_MIN: Duration = Duration::from_secs(1);
+const SAVE_AFTER_MAX: Duration = Duration::from_secs(10);
+/// Of syncs that fail so many are told one by one.
+const FAILURES_LOGGED_SINGLY: u64 = 8;
+/// Failures are over where none came for so long.
+const STEADY_AFTER: Duration = Duration::from_mins(1);
 /// Finished segments whose last pages are still being written while nothing is synced; of more of
 /// them these pages stay in the cache.
 const LEAVING_MAX: usize = 256;
@@ -157,7 +166,13 @@ pub(crate) struct Syncer {
     pool: Arc<Pool>,
     open: HashMap<FeedId, Open>,
     /// Finished ones that the disk has not taken yet.
-    unsynced: Vec<(FeedId, Open)>,
+    unsynced: VecDeque<(FeedId, Open)>,
+    /// When they are tried again, and how long to wait then.
+    save_at: Option<Mono>,
+    save_after: Duration,
+    /// Syncs that failed, and segments that were left open for it, for the log.
+    failures: Folding,
+    left: Folding,
     /// Finished ones that were not synced, to leave the page cache the next time.
     leaving: Vec<(FeedId, Arc<dyn StorageFile>)>,
     next: HashMap<FeedId, Next>,
@@ -183,7 +198,11 @@ impl Syncer {
             page_cache,
             pool,
             open: HashMap::new(),
-            unsynced: Vec::new(),
+            unsynced: VecDeque::new(),
+            save_at: None,
+            save_after: SAVE_AFTER_MIN,
+            failures: Folding::new(FAILURES_LOGGED_SINGLY),
+            left: Folding::new(FAILURES_LOGGED_SINGLY),
             leaving: Vec::new(),
             next: HashMap::new(),
             dirty_folders: Vec::new(),
@@ -201,8 +220,9 @@ impl Syncer {
         };
         let mut due: Mono = mono_now().after(every);
         loop {
-            pulse.waits_until(Some(due.max(mono_now())));
-            let item = items.recv_timeout(due.since(mono_now()));
+            let wake = self.save_at.map_or(due, |at| at.min(due));
+            pulse.waits_until(Some(wake.max(mono_now())));
+            let item = items.recv_timeout(wake.since(mono_now()));
             pulse.works();
             match item {
                 Ok(item) => self.handle(item),
@@ -210,9 +230,11 @@ impl Syncer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = mono_now();
+            if self.save_at.is_some_and(|at| now >= at) {
+                self.save_unsynced();
+            }
             if now >= due {
                 self.name_finished();
-                self.save_unsynced();
                 match self.policy {
                     FsyncPolicy::Every(_) => self.sync_all(),
                     FsyncPolicy::Segment | FsyncPolicy::Never => {
@@ -237,8 +259,8 @@ impl Syncer {
         }
         self.sync_folders();
         self.write_behind_all();
-        for (_, open) in &self.unsynced {
-            self.leave_unsynced(open, "the disk did not take all");
+        for (_, open) in std::mem::take(&mut self.unsynced) {
+            self.leave_unsynced(&open, "the disk did not take all");
         }
         for finished in &self.unnamed {
             let path = finished.name.path(Form::Open);
@@ -282,7 +304,11 @@ impl Syncer {
                 }
             }
             SyncItem::Abandoned { feed } => {
-                self.open.remove(&feed);
+                if let Some(open) = self.open.remove(&feed)
+                    && open.segment.progress.failed()
+                {
+                    self.leave_unsynced(&open, "the disk took neither all of it nor its end");
+                }
                 if let Some(next) = self.next.get_mut(&feed) {
                     // Nobody knows what of it is durable.
                     next.is_due = false;
@@ -304,7 +330,7 @@ impl Syncer {
             if let Some(next) = self.next.get_mut(&feed) {
                 next.is_due = false;
             }
-            return self.save(feed, open);
+            return self.keep_unsynced(feed, open);
         }
         if self.policy == FsyncPolicy::Never
             && self.page_cache == PageCache::Drop
@@ -315,48 +341,63 @@ impl Syncer {
         self.name(feed, open.segment.name);
     }
 
-    /// Tries again to save the finished segments that could not be synced.
-    pub(crate) fn save_unsynced(&mut self) {
-        let mut bytes = 0;
-        for (feed, open) in std::mem::take(&mut self.unsynced) {
-            bytes += open.segment.progress.written();
-            if bytes > UNSYNCED_BYTES_MAX || self.unsynced.len() == UNSYNCED_MAX {
-                self.leave_unsynced(&open, "too much can't be synced");
-            } else {
-                self.save(feed, open);
-            }
+    /// Remembers a finished segment that the disk refused.
+    fn keep_unsynced(&mut self, feed: FeedId, mut open: Open) {
+        if self.unsynced.len() == UNSYNCED_MAX || open.unsynced() > UNSYNCED_BYTES_MAX {
+            return self.leave_unsynced(&open, "too much can't be synced");
         }
+        open.hold(&self.pool);
+        self.unsynced.push_back((feed, open));
+        self.save_at.get_or_insert(mono_now());
     }
 
-    /// Puts a copy of a finished segment in its place, or remembers it for the next time.
-    fn save(&mut self, feed: FeedId, mut open: Open) {
-        match open.save(&*self.storage) {
-            Ok(()) => {
-                let name = open.segment.name;
-                let path = name.path(Form::Open);
-                let of = name.feed.as_str();
-                log::info!(feed = of; "'{}' is on the disk after all, all of it", path.display());
-                self.folder_is_dirty(feed, name.folder());
-                self.name(feed, name);
+    /// Puts copies of the finished segments that could not be synced in their places, until the
+    /// disk refuses one: then it is that one's turn again after the others.
+    pub(crate) fn save_unsynced(&mut self) {
+        self.save_at = None;
+        let mut saved = 0_u64;
+        while let Some((feed, mut open)) = self.unsynced.pop_front() {
+            match open.save(&*self.storage) {
+                Ok(()) => {
+                    saved += 1;
+                    self.folder_is_dirty(feed, open.segment.folder());
+                    self.name(feed, open.segment.name);
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.leave_unsynced(&open, "what the disk refused is gone from memory too");
+                }
+                Err(_) => {
+                    self.unsynced.push_back((feed, open));
+                    self.save_at = Some(mono_now().after(self.save_after));
+                    self.save_after = (2 * self.save_after).min(SAVE_AFTER_MAX);
+                    break;
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.leave_unsynced(&open, "what the disk refused is gone from memory too");
-            }
-            Err(_) => {
-                open.hold(&self.pool);
-                self.unsynced.push((feed, open));
+        }
+        if saved > 0 {
+            self.save_after = SAVE_AFTER_MIN;
+            let left = self.unsynced.len();
+            if self.failures.better(mono_now()) || left == 0 {
+                log::info!(
+                    "{saved} segments that could not be synced are on the disk after all; {left} \
+                     are not yet"
+                );
             }
         }
     }
 
     /// Leaves a segment open: the next start looks what there is of it.
-    fn leave_unsynced(&self, open: &Open, why: &str) {
-        let name = &open.segment.name;
-        log::error!(
-            feed = name.feed.as_str();
-            "{why}: '{}' stays open, and the next start saves what there is of it",
-            name.path(Form::Open).display()
-        );
+    fn leave_unsynced(&mut self, open: &Open, why: &str) {
+        let now = mono_now();
+        self.left.over_after(now, STEADY_AFTER);
+        if let Some(untold) = self.left.worse(now, why) {
+            let name = &open.segment.name;
+            log::error!(
+                feed = name.feed.as_str();
+                "{why}: '{}' stays open, and the next start saves what there is of it{untold}",
+                name.path(Form::Open).display()
+            );
+        }
     }
 
     fn name(&mut self, feed: FeedId, name: SegmentName) {
@@ -398,7 +439,7 @@ impl Syncer {
     }
 
     /// A segment has grown by much since the last time: so much of it is dirty at most.
-    fn grown(&self, feed: FeedId, open: &mut Open) {
+    fn grown(&mut self, feed: FeedId, open: &mut Open) {
         match (self.page_cache, self.policy) {
             (PageCache::Keep, _) => {}
             (PageCache::Drop, FsyncPolicy::Every(_)) => {
@@ -434,7 +475,7 @@ impl Syncer {
         }
     }
 
-    fn write_behind(&self, feed: FeedId, open: &mut Open) {
+    fn write_behind(&mut self, feed: FeedId, open: &mut Open) {
         if self.page_cache == PageCache::Drop
             && !open.segment.progress.failed()
             && let Err(error) = open.write_behind()
@@ -474,13 +515,13 @@ impl Syncer {
         self.next = next;
     }
 
-    fn sync(&self, feed: FeedId, open: &mut Open) {
+    fn sync(&mut self, feed: FeedId, open: &mut Open) {
         if open.unsynced() > 0 && !open.segment.progress.failed() {
             self.sync_now(feed, open);
         }
     }
 
-    fn sync_now(&self, feed: FeedId, open: &mut Open) {
+    fn sync_now(&mut self, feed: FeedId, open: &mut Open) {
         let begun = mono_now();
         let synced = open.sync();
         self.stats[&feed].sync_times.observe(mono_now().since(begun));
@@ -490,13 +531,16 @@ impl Syncer {
     }
 
     /// The disk did not take all of a segment: a hole.
-    fn failed(&self, feed: FeedId, open: &Open, error: &io::Error) {
+    fn failed(&mut self, feed: FeedId, open: &Open, error: &io::Error) {
         open.segment.progress.set_failed();
         self.stats[&feed].sync_failed(open.synced_until());
+        let now = mono_now();
+        self.failures.over_after(now, STEADY_AFTER);
+        let Some(untold) = self.failures.worse(now, &error.to_string()) else { return };
         log::error!(
             feed = open.segment.name.feed.as_str();
             "can't sync '{}': {}; it is closed for good, and copied until the disk takes it; until \
-             then a power cut may take up to {} of it",
+             then a power cut may take up to {} of it{untold}",
             open.segment.name.path(Form::Open).display(),
             storage::explain(&*self.storage, error),
             format_size(open.unsynced())

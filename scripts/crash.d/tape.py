@@ -185,7 +185,8 @@ class Comparison:
         if name != "gap":
             return
         self.live_seen = True
-        gap = Gap(event["reason"], event["messages"], event["from_ts"], event["to_ts"])
+        to_ns = ts if event["to_ts"] is None else event["to_ts"]
+        gap = Gap(event["reason"], event["messages"], event["from_ts"], to_ns)
         self.result.gaps[gap.reason] = self.result.gaps.get(gap.reason, 0) + 1
         if gap.reason == "restart":
             self.needs_restart_gap = False

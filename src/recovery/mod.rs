@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use self::repair::Repaired;
+pub(crate) use self::scan::is_whole;
 use self::scan::{Scan, Trust, scan};
 pub(crate) use self::tail::read_up_to;
 use self::tail::{Covered, Tail};
@@ -84,7 +85,9 @@ pub enum Finished {
 pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> {
     let folder = PathBuf::from(feed.folder());
     let next = read_next(storage, &folder.join(".next")).map_err(at(&folder.join(".next")))?;
-    let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
+    let Found { mut segments, doubled } =
+        find_segments(storage, &folder, feed).map_err(at(&folder))?;
+    set_doubled_aside(storage, &doubled)?;
     finish_found(storage, &mut segments, &|_| true, &mut |_, done| done.map(|_| ()))?;
     let mut start = Start {
         next_number: next.map_or(0, |next| next.segment),
@@ -172,16 +175,6 @@ pub fn finish_others(storage: &dyn Storage, recorded: &[&FeedName]) {
     }
 }
 
-/// Whether a segment has its `end`, and all that its newest marks and the `end` count.
-///
-/// # Errors
-/// The disk can't be read.
-pub(crate) fn is_whole(file: &dyn StorageFile) -> io::Result<bool> {
-    let bytes = file.bytes()?;
-    let scan = scan(file, Trust::Marked)?;
-    Ok(scan.is_some_and(|scan| scan.ended && scan.valid_bytes == bytes))
-}
-
 /// Told of each open segment that was looked at; an error ends the work.
 pub type OnFinished<'a> =
     &'a mut dyn FnMut(&SegmentName, Result<Finished, String>) -> Result<(), String>;
@@ -200,7 +193,9 @@ pub fn finish_open(
     if !has_open(storage, &folder).map_err(at(&folder))? {
         return Ok(());
     }
-    let mut segments = find_segments(storage, &folder, feed).map_err(at(&folder))?;
+    let Found { mut segments, doubled } =
+        find_segments(storage, &folder, feed).map_err(at(&folder))?;
+    set_doubled_aside(storage, &doubled)?;
     finish_found(storage, &mut segments, wanted, tell)
 }
 
@@ -233,7 +228,8 @@ fn finish_found(
             tail::first_index(storage, &next.path(*form), *form).ok().flatten()
         });
         let name = segments[n].0.clone();
-        let done = match finish_one(storage, &name, &boot_id, next_first) {
+        let is_newest = n + 1 == segments.len();
+        let done = match finish_one(storage, &name, &boot_id, next_first, is_newest) {
             Ok(Some(done)) => Ok(done),
             Ok(None) => {
                 headless.push(name);
@@ -251,12 +247,10 @@ fn finish_found(
     }
     // From the oldest on: where the one before it ends, a segment begins.
     for name in headless.iter().rev() {
-        let is_last = segments.last().is_some_and(|(last, _)| last == name);
         // A file with a name that the recorder never gave has no place.
-        let has_place =
-            segments.iter().filter(|(other, _)| other.number == name.number).count() == 1;
-        let done = if has_place {
-            replace(storage, name, is_last)
+        let of_number = segments.iter().filter(|(other, _)| other.number == name.number);
+        let done = if of_number.count() == 1 {
+            replace(storage, segments, name)
         } else {
             set_aside(storage, &name.path(Form::Open))
         };
@@ -271,13 +265,20 @@ fn finish_found(
 }
 
 /// Puts what can be saved of a segment without a header in its place, with gaps for the rest, so
-/// that the hole in the indices is told of where it is. Where nothing is saved of the last one, the
-/// gap with which the next run begins tells of it.
-fn replace(storage: &dyn Storage, name: &SegmentName, is_last: bool) -> io::Result<Finished> {
+/// that the hole in the indices is told of where it is.
+fn replace(
+    storage: &dyn Storage,
+    segments: &[(SegmentName, Form)],
+    name: &SegmentName,
+) -> io::Result<Finished> {
     /// Of one of which nothing is saved: header, gap, `recovered`, `end`.
     const LINES_MIN: u64 = 4;
     let path = name.path(Form::Open);
-    let around = repair::look_around(storage, name)?;
+    let mut around = repair::look_around(storage, segments, name);
+    if segments.last().is_some_and(|(last, _)| last == name) {
+        // What `.next` says while a segment is open is where that one begins.
+        around.next_index = None;
+    }
     let file = storage.open(&path)?;
     let rebuilt = match repair::rebuild(&*file, Form::Open, &around, storage) {
         Ok(rebuilt) => Some(rebuilt),
@@ -285,7 +286,7 @@ fn replace(storage: &dyn Storage, name: &SegmentName, is_last: bool) -> io::Resu
         Err(repair::RepairError::Disk(error)) => return Err(error),
     };
     let Some((tmp, by)) = rebuilt else { return set_aside(storage, &path) };
-    if is_last && by.lines <= LINES_MIN {
+    if segments.len() == 1 && by.lines <= LINES_MIN {
         storage.remove(&tmp)?;
         return set_aside(storage, &path);
     }
@@ -365,16 +366,31 @@ fn read_next(storage: &dyn Storage, path: &Path) -> io::Result<Option<Next>> {
     Ok(next)
 }
 
-/// The feed's segments, each in the best form there is.
-fn find_segments(
-    storage: &dyn Storage,
-    folder: &Path,
-    feed: &FeedName,
-) -> io::Result<Vec<(SegmentName, Form)>> {
+/// What there is of a feed.
+#[derive(Default)]
+struct Found {
+    /// Its segments by number, each in the best form there is.
+    segments: Vec<(SegmentName, Form)>,
+    /// Those that stand there open, too.
+    doubled: Vec<SegmentName>,
+}
+
+/// A start was cut off when it had put a new segment in the place of one without a beginning.
+fn set_doubled_aside(storage: &dyn Storage, doubled: &[SegmentName]) -> Result<(), String> {
+    for name in doubled {
+        let path = name.path(Form::Open);
+        rename_aside(storage, &path).map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+/// The feed's segments.
+fn find_segments(storage: &dyn Storage, folder: &Path, feed: &FeedName) -> io::Result<Found> {
+    let mut doubled = Vec::new();
     let mut found: BTreeMap<SegmentName, Form> = BTreeMap::new();
     let dates = match storage.list(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(error),
     };
     for date in dates.iter().filter(|entry| entry.name.starts_with("date=")) {
@@ -395,14 +411,17 @@ fn find_segments(
                 log::warn!("'{}' is no file (a link is none): passed over", path.display());
                 continue;
             }
-            let best = found.entry(name).or_insert(form);
+            let best = found.entry(name.clone()).or_insert(form);
+            if *best != form && (form == Form::Open || *best == Form::Open) {
+                doubled.push(name);
+            }
             *best = form.max(*best);
         }
     }
     // By number: names of one feed may carry stamps that went back.
     let mut segments: Vec<(SegmentName, Form)> = found.into_iter().collect();
     segments.sort_by_key(|(name, _)| name.number);
-    Ok(segments)
+    Ok(Found { segments, doubled })
 }
 
 /// Cuts an open segment to its whole lines, ends it, and gives it its final name. `None`: it does
@@ -412,8 +431,10 @@ fn finish_one(
     name: &SegmentName,
     boot_id: &str,
     next_first: Option<u64>,
+    is_newest: bool,
 ) -> io::Result<Option<Finished>> {
     let path = name.path(Form::Open);
+    take_copy(storage, name)?;
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
     let trust = match boot_of(&*file)? {
@@ -421,12 +442,13 @@ fn finish_one(
             // Why has one that was ended not got its final name?
             let tail = tail::of_segment(storage, &path, Form::Open);
             let is_ended = tail.is_ok_and(|tail| tail.is_some());
-            if is_ended { Trust::Refused } else { Trust::Written }
+            if is_ended && !is_whole(&*file)? { Trust::Refused } else { Trust::Written }
         }
         _ => Trust::Marked,
     };
     let Some(mut scan) = scan(&*file, trust)? else {
-        if bytes > 0 {
+        // Where others follow it held lines: a file system may keep a name and no bytes.
+        if bytes > 0 || !is_newest {
             return Ok(None);
         }
         log::warn!("removed '{}': a crash left it empty", path.display());
@@ -458,18 +480,13 @@ fn finish_one(
         let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
         append(&*file, &mut scan, &Event::End(counts))?;
     }
-    if trust == Trust::Refused {
+    if scan.ended {
         renew(storage, &*file, name)?;
     } else {
         file.sync()?;
     }
     let finished = name.path(Form::Plain);
     storage.rename(&path, &finished)?;
-    // A copy of it that a crash cut off.
-    match storage.remove(&repair::tmp_path(name)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     // Those above too: the recorder may have been killed before it synced them.
     for folder in name.folder().ancestors() {
         storage.sync_dir(folder)?;
@@ -489,10 +506,27 @@ fn finish_one(
     Ok(Some(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified }))
 }
 
+/// Where a segment that the disk may have refused is copied to.
+pub(crate) fn copy_path(name: &SegmentName) -> PathBuf {
+    PathBuf::from(format!("{}.tmp", name.path(Form::Open).display()))
+}
+
+/// Puts a copy that a crash cut off in the place of the open segment, if it is whole: it was made
+/// because the disk had refused the segment.
+fn take_copy(storage: &dyn Storage, name: &SegmentName) -> io::Result<()> {
+    let path = copy_path(name);
+    match storage.open(&path) {
+        Ok(copy) if is_whole(&*copy)? => storage.replace(&path, &name.path(Form::Open)),
+        Ok(_) => storage.remove(&path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts a copy in the place of an open segment that the disk may have refused: the kernel takes for
 /// written what it could not write, so that a sync of the file itself would say nothing.
 fn renew(storage: &dyn Storage, file: &dyn StorageFile, name: &SegmentName) -> io::Result<()> {
-    let tmp = repair::tmp_path(name);
+    let tmp = copy_path(name);
     let copy = create_anew(storage, &tmp)?;
     let mut out = Appender(copy.clone());
     for_each_part(file, 0, &mut |part| io::Write::write_all(&mut out, part))?;

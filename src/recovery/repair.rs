@@ -149,10 +149,20 @@ impl From<io::Error> for RepairError {
 ///
 /// # Errors
 /// The feed's folders can't be listed.
-pub fn look_around(storage: &dyn Storage, name: &SegmentName) -> io::Result<Around> {
+pub fn find_around(storage: &dyn Storage, name: &SegmentName) -> io::Result<Around> {
+    let folder = PathBuf::from(name.feed.folder());
+    let found = find_segments(storage, &folder, &name.feed)?;
+    Ok(look_around(storage, &found.segments, name))
+}
+
+/// As [`find_around`], where the feed's segments are known.
+pub(super) fn look_around(
+    storage: &dyn Storage,
+    segments: &[(SegmentName, Form)],
+    name: &SegmentName,
+) -> Around {
     let mut around = alone(name);
     let folder = PathBuf::from(name.feed.folder());
-    let segments = find_segments(storage, &folder, &name.feed)?;
     let before = segments.iter().rfind(|(other, _)| other.number < name.number);
     if let Some((before, form)) = before
         && let Ok(Some(tail)) = tail::of_segment(storage, &before.path(*form), *form)
@@ -177,7 +187,7 @@ pub fn look_around(storage: &dyn Storage, name: &SegmentName) -> io::Result<Arou
         let next = next.filter(|next| Some(next.segment) == next_number);
         around.next_index = next.map(|next| next.index);
     }
-    Ok(around)
+    around
 }
 
 /// A segment of which no neighbour is known.
@@ -291,7 +301,7 @@ pub fn finish_interrupted(storage: &dyn Storage, feed: &FeedName) -> io::Result<
 }
 
 /// The new file of a segment, beside the old one, until it takes its place.
-pub(crate) fn tmp_path(name: &SegmentName) -> PathBuf {
+fn tmp_path(name: &SegmentName) -> PathBuf {
     with_ending(&name.path(Form::Plain), TMP_ENDING)
 }
 

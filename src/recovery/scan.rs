@@ -80,6 +80,14 @@ struct Mark {
     counts: Counts,
 }
 
+/// Whether the segment is, from its first byte on, what its marks and its `end` count.
+pub(crate) fn is_whole(file: &dyn StorageFile) -> io::Result<bool> {
+    let bytes = file.bytes()?;
+    let mut walk = Walk::new(None, Trust::Written);
+    walk.run(file)?;
+    Ok(walk.ended && walk.valid_bytes == bytes)
+}
+
 /// Scans the segment; `None` where it has no header.
 pub(super) fn scan(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Scan>> {
     let result = find_and_walk(file, trust);
@@ -89,7 +97,11 @@ pub(super) fn scan(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Sc
 
 fn find_and_walk(file: &dyn StorageFile, trust: Trust) -> io::Result<Option<Scan>> {
     let bytes = file.bytes()?;
-    let mut base = find_base(file, bytes, trust)?;
+    // Nothing of what was refused was synced, however old it is.
+    let mut base = match trust {
+        Trust::Refused => None,
+        Trust::Written | Trust::Marked => find_base(file, bytes, trust)?,
+    };
     let mut tried = 0;
     loop {
         tried += 1;

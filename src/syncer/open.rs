@@ -97,7 +97,7 @@ impl Open {
     /// Those of the disk: may be tried again. `InvalidData`: some of it is forgotten already.
     pub(super) fn save(&mut self, storage: &dyn Storage) -> io::Result<()> {
         let name = &self.segment.name;
-        let tmp = recovery::repair::tmp_path(name);
+        let tmp = recovery::copy_path(name);
         let copy = create_anew(storage, &tmp)?;
         let done = self.copy_to(&copy).and_then(|()| match is_whole(&*copy)? {
             true => copy.sync(),
@@ -108,6 +108,7 @@ impl Open {
             let _ = storage.remove(&tmp);
             return Err(error);
         }
+        copy.drop_cache(0, 0);
         self.segment.file = copy;
         self.held = None;
         Ok(())
@@ -136,7 +137,9 @@ impl Open {
         let mut buf = vec![0; (self.synced - from) as usize];
         let read = self.segment.file.read_at(from, &mut buf).ok()?;
         let lines = buf[..read].strip_suffix(b"\n").filter(|_| read == buf.len())?;
-        let at = memchr::memrchr(b'\n', lines)?;
-        Line::parse(&lines[at + 1..]).ok().map(|line| line.ts)
+        let is_all = from == 0;
+        let before = memchr::memrchr(b'\n', lines).map(|at| at + 1);
+        let at = before.or(is_all.then_some(0))?;
+        Line::parse(&lines[at..]).ok().map(|line| line.ts)
     }
 }

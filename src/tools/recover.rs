@@ -265,7 +265,7 @@ impl Work<'_> {
                 report.listed(name);
             }
             Verdict::Damaged(why) => {
-                let around = repair::look_around(&self.target, name)?;
+                let around = repair::find_around(&self.target, name)?;
                 self.rebuild(segment, &around, &why, report)?;
             }
         }
@@ -287,7 +287,7 @@ impl Work<'_> {
                     return Ok(());
                 }
                 let around = if segment.is_placed {
-                    repair::look_around(&Disk::reading(&self.tape.root), &segment.name)?
+                    repair::find_around(&Disk::reading(&self.tape.root), &segment.name)?
                 } else {
                     repair::alone(&segment.name)
                 };

@@ -63,6 +63,8 @@ impl Source {
     pub fn open(path: &Path, form: Form, purpose: Purpose) -> io::Result<Source> {
         let file = open_regular(path, OpenOptions::new().read(true))?;
         let disk_bytes = file.metadata()?.len();
+        // Of an open one the page cache may be the only copy, where the disk refused it.
+        let purpose = if form == Form::Open { Purpose::Read } else { purpose };
         let mut raw = RawFile { file, offset: 0, end: u64::MAX, purpose, dropped: 0 };
         let mut torn_bytes = 0;
         let body = match form {

@@ -120,7 +120,9 @@ fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
             disk.forget_cache();
         }
         rig.tell_syncer();
-        rig.syncer.save_unsynced();
+        for _ in 1..failures {
+            rig.syncer.save_unsynced();
+        }
         let failed = disk.log().iter().filter(|op| op.ends_with(": failed")).count();
         assert_eq!(failed, failures, "{:?}", disk.log());
         rig.end(Compression::None);
