@@ -126,6 +126,8 @@ class Comparison:
         for path in odd:
             if self.damage and path.suffix in (".tail", ".damaged"):
                 continue
+            if path.suffix == ".tmp" and path.with_suffix("").with_suffix("").exists():
+                continue  # a seal that was cut off, which the next start makes anew
             self.finding(f"an odd file: '{path.name}'")
         for number, path in files:
             self.take_segment(number, path)
