@@ -16,6 +16,7 @@
 //! again as they are.
 
 mod open;
+mod saving;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,13 +28,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use self::open::Open;
+use self::saving::{FAILURES_LOGGED_SINGLY, SAVE_AFTER_MIN};
 use crate::block::{FeedId, Pool};
 use crate::clock::{Mono, mono_now};
 use crate::folding::Folding;
 use crate::stats::{FeedStats, Pulse};
 use crate::storage::{self, PageCache, Storage, StorageFile};
 use crate::tape::name::{FeedName, Form, SegmentName};
-use crate::units::format_size;
 use crate::writer::segment::SegmentFile;
 
 /// Deep enough for paths and formatting; nothing recurses here.
@@ -45,18 +46,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A segment that has grown by so much is looked at before it is time: what is not written yet
 /// can't leave the page cache.
 pub const GROWN_BYTES: u64 = 8 << 20;
-/// Finished segments that could not be synced and are tried again; more of them, or one that is
-/// larger, wait for the next start.
-const UNSYNCED_MAX: usize = 256;
-const UNSYNCED_BYTES_MAX: u64 = 512 << 20;
-/// A segment that could not be copied is tried again after this, and twice as long each time, up
-/// to the longest.
-const SAVE_AFTER_MIN: Duration = Duration::from_secs(1);
-const SAVE_AFTER_MAX: Duration = Duration::from_secs(10);
-/// Of syncs that fail so many are told one by one.
-const FAILURES_LOGGED_SINGLY: u64 = 8;
-/// Failures are over where none came for so long.
-const STEADY_AFTER: Duration = Duration::from_mins(1);
 /// Finished segments whose last pages are still being written while nothing is synced; of more of
 /// them these pages stay in the cache.
 const LEAVING_MAX: usize = 256;
@@ -341,65 +330,6 @@ impl Syncer {
         self.name(feed, open.segment.name);
     }
 
-    /// Remembers a finished segment that the disk refused.
-    fn keep_unsynced(&mut self, feed: FeedId, mut open: Open) {
-        if self.unsynced.len() == UNSYNCED_MAX || open.unsynced() > UNSYNCED_BYTES_MAX {
-            return self.leave_unsynced(&open, "too much can't be synced");
-        }
-        open.hold(&self.pool);
-        self.unsynced.push_back((feed, open));
-        self.save_at.get_or_insert(mono_now());
-    }
-
-    /// Puts copies of the finished segments that could not be synced in their places, until the
-    /// disk refuses one: then it is that one's turn again after the others.
-    pub(crate) fn save_unsynced(&mut self) {
-        self.save_at = None;
-        let mut saved = 0_u64;
-        while let Some((feed, mut open)) = self.unsynced.pop_front() {
-            match open.save(&*self.storage) {
-                Ok(()) => {
-                    saved += 1;
-                    self.folder_is_dirty(feed, open.segment.folder());
-                    self.name(feed, open.segment.name);
-                }
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    self.leave_unsynced(&open, "what the disk refused is gone from memory too");
-                }
-                Err(_) => {
-                    self.unsynced.push_back((feed, open));
-                    self.save_at = Some(mono_now().after(self.save_after));
-                    self.save_after = (2 * self.save_after).min(SAVE_AFTER_MAX);
-                    break;
-                }
-            }
-        }
-        if saved > 0 {
-            self.save_after = SAVE_AFTER_MIN;
-            let left = self.unsynced.len();
-            if self.failures.better(mono_now()) || left == 0 {
-                log::info!(
-                    "{saved} segments that could not be synced are on the disk after all; {left} \
-                     are not yet"
-                );
-            }
-        }
-    }
-
-    /// Leaves a segment open: the next start looks what there is of it.
-    fn leave_unsynced(&mut self, open: &Open, why: &str) {
-        let now = mono_now();
-        self.left.over_after(now, STEADY_AFTER);
-        if let Some(untold) = self.left.worse(now, why) {
-            let name = &open.segment.name;
-            log::error!(
-                feed = name.feed.as_str();
-                "{why}: '{}' stays open, and the next start saves what there is of it{untold}",
-                name.path(Form::Open).display()
-            );
-        }
-    }
-
     fn name(&mut self, feed: FeedId, name: SegmentName) {
         self.unnamed.push(Finished { feed, name, refused: false });
         self.name_finished();
@@ -528,23 +458,6 @@ impl Syncer {
         if let Err(error) = synced {
             self.failed(feed, open, &error);
         }
-    }
-
-    /// The disk did not take all of a segment: a hole.
-    fn failed(&mut self, feed: FeedId, open: &Open, error: &io::Error) {
-        open.segment.progress.set_failed();
-        self.stats[&feed].sync_failed(open.synced_until());
-        let now = mono_now();
-        self.failures.over_after(now, STEADY_AFTER);
-        let Some(untold) = self.failures.worse(now, &error.to_string()) else { return };
-        log::error!(
-            feed = open.segment.name.feed.as_str();
-            "can't sync '{}': {}; it is closed for good, and copied until the disk takes it; until \
-             then a power cut may take up to {} of it{untold}",
-            open.segment.name.path(Form::Open).display(),
-            storage::explain(&*self.storage, error),
-            format_size(open.unsynced())
-        );
     }
 
     fn folder_is_dirty(&mut self, feed: FeedId, path: PathBuf) {

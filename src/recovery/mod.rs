@@ -5,6 +5,7 @@
 //! Owns reading what is on disk and finishing open segments. Overwrites nothing and deletes
 //! nothing: what can't be understood is renamed `.damaged` and kept. Sealing is left to the sealer.
 
+mod finish;
 mod pieces;
 pub mod repair;
 mod scan;
@@ -17,24 +18,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+pub(crate) use self::finish::copy_path;
+use self::finish::{finish_one, rename_aside, set_aside};
 use self::repair::Repaired;
 pub(crate) use self::scan::is_whole;
-use self::scan::{Scan, Trust, scan};
 pub(crate) use self::tail::read_up_to;
 use self::tail::{Covered, Tail};
 use crate::clock::{self, UnixNs};
-use crate::storage::{Appender, Entry, EntryKind, Storage, StorageFile, create_anew};
-use crate::tape::event::{Counts, Crc32c, Event};
-use crate::tape::line::{Stamp, TS_DIGITS};
+use crate::storage::{Entry, EntryKind, Storage};
+use crate::tape::COUNT_MAX;
 use crate::tape::name::{FeedName, Form, SegmentName};
-use crate::tape::{COUNT_MAX, EVENT_LINE_BYTES_MAX};
 
 /// So many segments without a message are gone back through, from the newest one.
 const SEGMENTS_LOOKED_AT_MAX: usize = 64;
 /// Feeds looked at at once; each needs about a MiB of buffers.
 pub const THREADS_MAX: usize = 4;
-/// So many damaged files of one name are kept beside each other.
-const ASIDE_MAX: u32 = 100;
 
 /// Where a feed's tape goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -422,208 +420,4 @@ fn find_segments(storage: &dyn Storage, folder: &Path, feed: &FeedName) -> io::R
     let mut segments: Vec<(SegmentName, Form)> = found.into_iter().collect();
     segments.sort_by_key(|(name, _)| name.number);
     Ok(Found { segments, doubled })
-}
-
-/// Cuts an open segment to its whole lines, ends it, and gives it its final name. `None`: it does
-/// not even have its header.
-fn finish_one(
-    storage: &dyn Storage,
-    name: &SegmentName,
-    boot_id: &str,
-    next_first: Option<u64>,
-    is_newest: bool,
-) -> io::Result<Option<Finished>> {
-    let path = name.path(Form::Open);
-    take_copy(storage, name)?;
-    let file = storage.open(&path)?;
-    let bytes = file.bytes()?;
-    let trust = match boot_of(&*file)? {
-        Some(boot) if boot == boot_id && !boot_id.is_empty() => {
-            // Why has one that was ended not got its final name?
-            let tail = tail::of_segment(storage, &path, Form::Open);
-            let is_ended = tail.is_ok_and(|tail| tail.is_some());
-            if is_ended && !is_whole(&*file)? { Trust::Refused } else { Trust::Written }
-        }
-        _ => Trust::Marked,
-    };
-    let Some(mut scan) = scan(&*file, trust)? else {
-        // Where others follow it held lines: a file system may keep a name and no bytes.
-        if bytes > 0 || !is_newest {
-            return Ok(None);
-        }
-        log::warn!("removed '{}': a crash left it empty", path.display());
-        storage.remove(&path)?;
-        return Ok(Some(Finished::Removed));
-    };
-    let bytes_cut = bytes - scan.valid_bytes;
-    let bytes_unverified = scan.unverified_bytes;
-    let mut lines_cut = 0;
-    if bytes_cut > 0 {
-        lines_cut = count_lines(&*file, scan.valid_bytes)?;
-        // A crash of the recorder leaves the beginning of a line and nothing after it.
-        if trust != Trust::Written || lines_cut > 0 {
-            keep_tail(storage, &*file, name, scan.valid_bytes)?;
-        }
-        file.truncate(scan.valid_bytes)?;
-    }
-    if !scan.ended {
-        let at = clock::wall_now();
-        // Where only the `end` was lost, there is one index for it and none for more.
-        let only_the_end = match (tail::first_index(storage, &path, Form::Open)?, next_first) {
-            (Some(first), Some(next)) => first + scan.lines + 1 == next,
-            _ => false,
-        };
-        if !only_the_end {
-            append(&*file, &mut scan, &Event::Recovered { bytes_cut, bytes_unverified, at })?;
-        }
-        let crc32c = Crc32c(scan.crc);
-        let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
-        append(&*file, &mut scan, &Event::End(counts))?;
-    }
-    if scan.ended {
-        renew(storage, &*file, name)?;
-    } else {
-        file.sync()?;
-    }
-    let finished = name.path(Form::Plain);
-    storage.rename(&path, &finished)?;
-    // Those above too: the recorder may have been killed before it synced them.
-    for folder in name.folder().ancestors() {
-        storage.sync_dir(folder)?;
-    }
-    log::warn!(
-        feed = name.feed.as_str();
-        "recovered '{}' after {}: {} lines; {bytes_cut} bytes of no whole line cut, \
-         {bytes_unverified} bytes not covered by a checksum kept",
-        finished.display(),
-        match trust {
-            Trust::Written => "a crash of the recorder",
-            Trust::Refused => "an error of the disk, or a crash of the recorder",
-            Trust::Marked => "a crash of the machine",
-        },
-        scan.lines
-    );
-    Ok(Some(Finished::Ended { lines: scan.lines, bytes_cut, lines_cut, bytes_unverified }))
-}
-
-/// Where a segment that the disk may have refused is copied to.
-pub(crate) fn copy_path(name: &SegmentName) -> PathBuf {
-    PathBuf::from(format!("{}.tmp", name.path(Form::Open).display()))
-}
-
-/// Puts a copy that a crash cut off in the place of the open segment, if it is whole: it was made
-/// because the disk had refused the segment.
-fn take_copy(storage: &dyn Storage, name: &SegmentName) -> io::Result<()> {
-    let path = copy_path(name);
-    match storage.open(&path) {
-        Ok(copy) if is_whole(&*copy)? => storage.replace(&path, &name.path(Form::Open)),
-        Ok(_) => storage.remove(&path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts a copy in the place of an open segment that the disk may have refused: the kernel takes for
-/// written what it could not write, so that a sync of the file itself would say nothing.
-fn renew(storage: &dyn Storage, file: &dyn StorageFile, name: &SegmentName) -> io::Result<()> {
-    let tmp = copy_path(name);
-    let copy = create_anew(storage, &tmp)?;
-    let mut out = Appender(copy.clone());
-    for_each_part(file, 0, &mut |part| io::Write::write_all(&mut out, part))?;
-    copy.sync()?;
-    storage.replace(&tmp, &name.path(Form::Open))
-}
-
-/// An open segment of which nothing is a line of the tape.
-fn set_aside(storage: &dyn Storage, path: &Path) -> io::Result<Finished> {
-    let damaged = rename_aside(storage, path)?;
-    log::error!("'{}' can't be understood; kept as '{}'", path.display(), damaged.display());
-    Ok(Finished::SetAside(damaged))
-}
-
-/// Renames a file to the first name of its own with `.damaged`, `.damaged-2` and so on behind it
-/// that is free.
-fn rename_aside(storage: &dyn Storage, path: &Path) -> io::Result<PathBuf> {
-    for n in 1..=ASIDE_MAX {
-        let number = if n == 1 { String::new() } else { format!("-{n}") };
-        let aside = PathBuf::from(format!("{}.damaged{number}", path.display()));
-        match storage.rename(path, &aside) {
-            Ok(()) => return Ok(aside),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::Error::other(format!("{ASIDE_MAX} damaged ones are kept beside it: move some away")))
-}
-
-/// Line feeds from `from` on.
-fn count_lines(file: &dyn StorageFile, from: u64) -> io::Result<u64> {
-    let mut lines = 0;
-    for_each_part(file, from, &mut |part| {
-        lines += memchr::memchr_iter(b'\n', part).count() as u64;
-        Ok(())
-    })?;
-    Ok(lines)
-}
-
-/// The bytes from `from` on, in parts.
-fn for_each_part(
-    file: &dyn StorageFile,
-    from: u64,
-    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut at = from;
-    let mut buf = vec![0; 64 << 10];
-    loop {
-        let bytes = read_up_to(file, at, &mut buf)?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        take(&buf[..bytes])?;
-        at += bytes as u64;
-    }
-}
-
-/// Keeps the bytes after the last line aside: after a crash of the machine they may be anything,
-/// lines further on too.
-fn keep_tail(
-    storage: &dyn Storage,
-    file: &dyn StorageFile,
-    name: &SegmentName,
-    from: u64,
-) -> io::Result<()> {
-    let path = PathBuf::from(format!("{}.tail", name.path(Form::Plain).display()));
-    // Recovery may itself have been cut off before: then its copy may not be whole.
-    let tail = create_anew(storage, &path)?;
-    let mut out = Appender(tail.clone());
-    for_each_part(file, from, &mut |part| io::Write::write_all(&mut out, part))?;
-    tail.sync()
-}
-
-/// The boot id in the segment's header; `None` where there is none.
-fn boot_of(file: &dyn StorageFile) -> io::Result<Option<String>> {
-    #[derive(serde::Deserialize)]
-    struct Header {
-        boot_id: String,
-    }
-    let mut head = vec![0; EVENT_LINE_BYTES_MAX];
-    let bytes = read_up_to(file, 0, &mut head)?;
-    let line = head[..bytes].split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let header = line.get(TS_DIGITS + 1..).and_then(|json| serde_json::from_slice(json).ok());
-    Ok(header.map(|header: Header| header.boot_id))
-}
-
-fn append(file: &dyn StorageFile, scan: &mut Scan, event: &Event<'_>) -> io::Result<()> {
-    let line = event.to_line(&Stamp::new(scan.last_ts));
-    let mut done = 0;
-    while done < line.len() {
-        match file.append(&line[done..])? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            bytes => done += bytes,
-        }
-    }
-    scan.crc = crc32c::crc32c_append(scan.crc, &line);
-    scan.lines += 1;
-    scan.valid_bytes += line.len() as u64;
-    Ok(())
 }

@@ -38,7 +38,7 @@ const HEADER_START: &[u8] = b"!{\"event\":\"segment\",";
 pub(super) enum Trust {
     /// The machine did not crash: what was written is there.
     Written,
-    /// Nor did it, but the disk may have refused what was written: there is what the page cache has.
+    /// Nor did it, but the disk may have refused what was written: what the page cache has is all.
     Refused,
     /// It did: only what a mark's checksum covers is sure.
     Marked,

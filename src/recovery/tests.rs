@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::storage::memory::MemoryDisk;
+use crate::tape::event::{Counts, Crc32c, Event};
 use crate::tape::line::Encoding;
+use crate::tape::line::{Stamp, TS_DIGITS};
 
 /// A segment as the writer leaves it: header, messages, marks about every `mark_bytes`.
 fn segment(boot_id: &str, messages: u64, mark_bytes: usize) -> Vec<u8> {

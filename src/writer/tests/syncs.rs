@@ -139,8 +139,8 @@ fn what_could_not_be_synced_is_saved_once_the_disk_takes_it() {
     }
 }
 
-/// A run that ends before the disk heals leaves the segment open; the next one on the same boot found
-/// all of it in the page cache, said that it was whole, and the kernel forgot it.
+/// A run that ends before the disk heals leaves the segment open; the next one on the same boot
+/// found all of it in the page cache, said that it was whole, and the kernel forgot it.
 #[test]
 fn what_a_run_could_not_save_the_next_one_does() {
     let disk = MemoryDisk::new();
