@@ -428,12 +428,8 @@ impl Recorder {
 
     fn look_at_clocks(&mut self) {
         let step_ns = self.clocks.check(Reading::now()).map(|step| step.step_ns);
-        if let Some((steps, sum_ns)) = self.steps.look(mono_now(), step_ns) {
-            let sum = sum_ns as f64 / 1e9;
-            match steps {
-                1 => log::warn!("the wall clock was stepped by {sum:+.3} s"),
-                n => log::warn!("the wall clock was stepped {n} times, by {sum:+.3} s in all"),
-            }
+        if let Some(steps) = self.steps.look(mono_now(), step_ns) {
+            log::warn!("the wall clock was stepped {steps}");
         }
     }
 
@@ -479,6 +475,10 @@ impl Recorder {
     /// Ends everything in order, within the stop timeout.
     fn end(mut self) -> anyhow::Result<Ended> {
         let deadline = Instant::now() + self.options.stop_timeout;
+        self.look_at_clocks();
+        if let Some(steps) = self.steps.take_untold() {
+            log::warn!("the wall clock was stepped {steps}");
+        }
         // First: nothing is ordered of a recorder that ends.
         drop(self.admin.take());
         self.feeds.stop();

@@ -4,6 +4,7 @@
 //! Owns the decisions when something is news, once for the whole recorder and not once for each
 //! feed. Pure: no clock, no log.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Mono;
@@ -97,23 +98,54 @@ impl DiskWatch {
 #[derive(Debug, Default)]
 pub(super) struct StepLog {
     told_at: Option<Mono>,
-    steps: u64,
-    sum_ns: i64,
+    untold: Steps,
+}
+
+/// Steps of the wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Steps {
+    /// How many.
+    pub count: u64,
+    /// Their sum.
+    pub sum_ns: i64,
+    /// The largest of them, in either direction.
+    pub largest_ns: i64,
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ns: i64| ns as f64 / 1e9;
+        let (sum, largest) = (seconds(self.sum_ns), seconds(self.largest_ns));
+        match self.count {
+            1 => write!(f, "by {sum:+.3} s"),
+            n => write!(f, "{n} times, by {sum:+.3} s in all, the largest {largest:+.3} s"),
+        }
+    }
 }
 
 impl StepLog {
-    /// A step, or none, was seen now; the number and the sum of the steps to be told now.
-    pub(super) fn look(&mut self, now: Mono, step_ns: Option<i64>) -> Option<(u64, i64)> {
+    /// A step, or none, was seen now; the steps to be told now.
+    pub(super) fn look(&mut self, now: Mono, step_ns: Option<i64>) -> Option<Steps> {
         if let Some(step_ns) = step_ns {
-            self.steps += 1;
-            self.sum_ns = self.sum_ns.saturating_add(step_ns);
+            let untold = &mut self.untold;
+            untold.count += 1;
+            untold.sum_ns = untold.sum_ns.saturating_add(step_ns);
+            if step_ns.unsigned_abs() > untold.largest_ns.unsigned_abs() {
+                untold.largest_ns = step_ns;
+            }
         }
-        let is_quiet = self.told_at.is_some_and(|at| now.since(at) < STEP_TOLD_EVERY);
-        if self.steps == 0 || is_quiet {
+        if self.told_at.is_some_and(|at| now.since(at) < STEP_TOLD_EVERY) {
             return None;
         }
+        let untold = self.take_untold()?;
         self.told_at = Some(now);
-        Some((std::mem::take(&mut self.steps), std::mem::take(&mut self.sum_ns)))
+        Some(untold)
+    }
+
+    /// Those that were not told yet, if any: the recorder ends.
+    pub(super) fn take_untold(&mut self) -> Option<Steps> {
+        let untold = std::mem::take(&mut self.untold);
+        (untold.count > 0).then_some(untold)
     }
 }
 
@@ -192,7 +224,16 @@ mod tests {
             .into_iter()
             .filter_map(|(s, step)| log.look(at(s * 1000), step).map(|told| (s, told)))
             .collect();
-        assert_eq!(told, [(2, (1, 5)), (62, (2, 5))]);
+        let steps = |count, sum_ns, largest_ns| Steps { count, sum_ns, largest_ns };
+        assert_eq!(told, [(2, steps(1, 5, 5)), (62, steps(2, 5, 7))]);
         assert_eq!(log.look(at(200_000), None), None);
+        assert_eq!(log.look(at(200_001), Some(-3_000_000_000)).unwrap().to_string(), "by -3.000 s");
+        // What came since then was never told where the recorder ended.
+        for step in [-86_400_000_000_000, 86_395_000_000_000] {
+            assert_eq!(log.look(at(200_002), Some(step)), None);
+        }
+        let said = "2 times, by -5.000 s in all, the largest -86400.000 s";
+        assert_eq!(log.take_untold().unwrap().to_string(), said);
+        assert_eq!(log.take_untold(), None);
     }
 }
