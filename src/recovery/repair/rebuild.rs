@@ -277,7 +277,11 @@ impl<'a> Rebuild<'a> {
         let ts = name.first_second().ok_or_else(|| io::Error::other("its name has no such day"))?;
         // Not below the end of the segment before, unless its own lines are: a clock was set back.
         let least = self.around.last_ts.filter(|least| least / SECOND_NS == ts / SECOND_NS);
-        let least = least.and_then(|least| Some(least.min(self.known.first_ts?)));
+        let least = least.and_then(|least| match self.known.first_ts {
+            Some(first) => Some(least.min(first)),
+            // Not known yet, or there is none.
+            None => self.known.told.is_some().then_some(least),
+        });
         let ts = least.map_or(ts, |least| least.max(ts));
         let header = Event::NewHeader {
             version: VERSION,

@@ -171,6 +171,8 @@ fn segments_that_came_to_nothing_leave_gaps_in_their_place() {
             for (line, event) in lines.iter().zip(events) {
                 assert!(line.contains(&format!("{{\"event\":\"{event}\"")), "{line}");
             }
+            let last = after[number - 1].1.lines().last().unwrap();
+            assert!(lines[0][..19] >= last[..19], "{} after {last}", lines[0]);
             let aside = format!("{}.damaged", name.path(Form::Open).display());
             assert!(disk.contents(aside).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)));
         }
