@@ -49,9 +49,11 @@ fn check(path: &Path, form: Form) {
     let Some(plain_bytes) = plain_bytes(path, form) else { return };
     let paths = || -> Vec<PathBuf> { vec![path.to_path_buf()] };
     let mut copied = Counter::default();
-    let cat_args = CatArgs { paths: paths(), messages: false, raw_binary: false };
+    let cat_args =
+        CatArgs { paths: paths(), messages: false, raw_binary: false, feeds: Vec::new() };
     let cat = cat::run(&cat_args, &mut copied);
-    let messages_args = CatArgs { paths: paths(), messages: true, raw_binary: true };
+    let messages_args =
+        CatArgs { paths: paths(), messages: true, raw_binary: true, feeds: Vec::new() };
     let messages = cat::run(&messages_args, &mut io::sink());
     let info = info::run(&InfoArgs { paths: paths(), json: true }, &mut io::sink());
     let verify = verify::run(&VerifyArgs { paths: paths() }, &mut io::sink());
