@@ -5,7 +5,9 @@
 //! on from. How far a segment is whole is in `scan`.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Finished;
 use super::scan::{Scan, Trust, is_whole, scan};
@@ -19,6 +21,8 @@ use crate::tape::name::{Form, SegmentName};
 
 /// So many damaged files of one name are kept beside each other.
 const ASIDE_MAX: u32 = 100;
+/// Bytes read at once.
+const PART_BYTES: usize = 64 << 10;
 
 /// Cuts an open segment to its whole lines, ends it, and gives it its final name. `None`: it does
 /// not even have its header.
@@ -33,14 +37,16 @@ pub(super) fn finish_one(
     take_copy(storage, name)?;
     let file = storage.open(&path)?;
     let bytes = file.bytes()?;
-    let trust = match boot_of(&*file)? {
-        Some(boot) if boot == boot_id && !boot_id.is_empty() => {
-            // Why has one that was ended not got its final name?
-            let tail = tail::of_segment(storage, &path, Form::Open);
-            let is_ended = tail.is_ok_and(|tail| tail.is_some());
-            if is_ended && !is_whole(&*file)? { Trust::Refused } else { Trust::Written }
-        }
-        _ => Trust::Marked,
+    let is_same_boot = boot_of(&*file)?.is_some_and(|boot| boot == boot_id && !boot.is_empty());
+    // Why has one that was ended not got its final name?
+    let may_be_refused = is_same_boot
+        && tail::of_segment(storage, &path, Form::Open).is_ok_and(|tail| tail.is_some());
+    let trust = if !is_same_boot {
+        Trust::Marked
+    } else if may_be_refused && !is_whole(&*file)? {
+        Trust::Refused
+    } else {
+        Trust::Written
     };
     let Some(mut scan) = scan(&*file, trust)? else {
         // Where others follow it held lines: a file system may keep a name and no bytes.
@@ -76,8 +82,9 @@ pub(super) fn finish_one(
         let counts = Counts { lines: scan.lines, bytes: scan.valid_bytes, crc32c };
         append(&*file, &mut scan, &Event::End(counts))?;
     }
-    if scan.ended {
-        renew(storage, &*file, name)?;
+    if may_be_refused {
+        // The kernel takes for written what it could not write: a sync would say nothing.
+        put_copy(storage, name, &mut |copy| append_all(&*file, 0..u64::MAX, copy))?;
     } else {
         file.sync()?;
     }
@@ -103,7 +110,7 @@ pub(super) fn finish_one(
 }
 
 /// Where a segment that the disk may have refused is copied to.
-pub(crate) fn copy_path(name: &SegmentName) -> PathBuf {
+fn copy_path(name: &SegmentName) -> PathBuf {
     PathBuf::from(format!("{}.tmp", name.path(Form::Open).display()))
 }
 
@@ -119,15 +126,37 @@ fn take_copy(storage: &dyn Storage, name: &SegmentName) -> io::Result<()> {
     }
 }
 
-/// Puts a copy in the place of an open segment that the disk may have refused: the kernel takes for
-/// written what it could not write, so that a sync of the file itself would say nothing.
-fn renew(storage: &dyn Storage, file: &dyn StorageFile, name: &SegmentName) -> io::Result<()> {
+/// Puts a copy, which `fill` writes, in the place of an open segment that the disk may have
+/// refused, and makes it durable; returns it.
+///
+/// # Errors
+/// Those of `fill` and of the disk; then all is as it was.
+pub(crate) fn put_copy(
+    storage: &dyn Storage,
+    name: &SegmentName,
+    fill: &mut dyn FnMut(&Arc<dyn StorageFile>) -> io::Result<()>,
+) -> io::Result<Arc<dyn StorageFile>> {
     let tmp = copy_path(name);
     let copy = create_anew(storage, &tmp)?;
-    let mut out = Appender(copy.clone());
-    for_each_part(file, 0, &mut |part| io::Write::write_all(&mut out, part))?;
-    copy.sync()?;
-    storage.replace(&tmp, &name.path(Form::Open))
+    let done = fill(&copy)
+        .and_then(|()| copy.sync())
+        .and_then(|()| storage.replace(&tmp, &name.path(Form::Open)));
+    if let Err(error) = done {
+        // The first error is the one to tell; the next attempt makes it anew.
+        let _ = storage.remove(&tmp);
+        return Err(error);
+    }
+    Ok(copy)
+}
+
+/// Appends a range of a file, as far as it goes, to another.
+pub(crate) fn append_all(
+    file: &dyn StorageFile,
+    range: Range<u64>,
+    to: &Arc<dyn StorageFile>,
+) -> io::Result<()> {
+    let mut out = Appender(to.clone());
+    for_each_part(file, range, &mut |part| io::Write::write_all(&mut out, part))
 }
 
 /// An open segment of which nothing is a line of the tape.
@@ -155,29 +184,31 @@ pub(super) fn rename_aside(storage: &dyn Storage, path: &Path) -> io::Result<Pat
 /// Line feeds from `from` on.
 fn count_lines(file: &dyn StorageFile, from: u64) -> io::Result<u64> {
     let mut lines = 0;
-    for_each_part(file, from, &mut |part| {
+    for_each_part(file, from..u64::MAX, &mut |part| {
         lines += memchr::memchr_iter(b'\n', part).count() as u64;
         Ok(())
     })?;
     Ok(lines)
 }
 
-/// The bytes from `from` on, in parts.
+/// The bytes of a range, as far as the file goes, in parts.
 fn for_each_part(
     file: &dyn StorageFile,
-    from: u64,
+    range: Range<u64>,
     take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut at = from;
-    let mut buf = vec![0; 64 << 10];
-    loop {
-        let bytes = read_up_to(file, at, &mut buf)?;
+    let mut at = range.start;
+    let mut buf = vec![0; PART_BYTES];
+    while at < range.end {
+        let want = usize::try_from(range.end - at).map_or(PART_BYTES, |rest| rest.min(PART_BYTES));
+        let bytes = read_up_to(file, at, &mut buf[..want])?;
         if bytes == 0 {
-            return Ok(());
+            break;
         }
         take(&buf[..bytes])?;
         at += bytes as u64;
     }
+    Ok(())
 }
 
 /// Keeps the bytes after the last line aside: after a crash of the machine they may be anything,
@@ -191,8 +222,7 @@ fn keep_tail(
     let path = PathBuf::from(format!("{}.tail", name.path(Form::Plain).display()));
     // Recovery may itself have been cut off before: then its copy may not be whole.
     let tail = create_anew(storage, &path)?;
-    let mut out = Appender(tail.clone());
-    for_each_part(file, from, &mut |part| io::Write::write_all(&mut out, part))?;
+    append_all(file, from..u64::MAX, &tail)?;
     tail.sync()
 }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-pub(crate) use self::finish::copy_path;
+pub(crate) use self::finish::{append_all, put_copy};
 use self::finish::{finish_one, rename_aside, set_aside};
 use self::repair::Repaired;
 pub(crate) use self::scan::is_whole;
@@ -69,8 +69,8 @@ pub enum Finished {
         /// The old one is kept under this name, relative to the recording.
         aside: PathBuf,
     },
-    /// Nothing in it was a line, and nothing follows it: it is kept under this name, relative to
-    /// the recording.
+    /// Nothing in it was a line, and nothing tells its place on the tape: it is kept under this
+    /// name, relative to the recording.
     SetAside(PathBuf),
     /// It was empty and is gone.
     Removed,
@@ -83,9 +83,7 @@ pub enum Finished {
 pub fn prepare(storage: &dyn Storage, feed: &FeedName) -> Result<Start, String> {
     let folder = PathBuf::from(feed.folder());
     let next = read_next(storage, &folder.join(".next")).map_err(at(&folder.join(".next")))?;
-    let Found { mut segments, doubled } =
-        find_segments(storage, &folder, feed).map_err(at(&folder))?;
-    set_doubled_aside(storage, &doubled)?;
+    let mut segments = find_to_finish(storage, &folder, feed)?;
     finish_found(storage, &mut segments, &|_| true, &mut |_, done| done.map(|_| ()))?;
     let mut start = Start {
         next_number: next.map_or(0, |next| next.segment),
@@ -191,9 +189,7 @@ pub fn finish_open(
     if !has_open(storage, &folder).map_err(at(&folder))? {
         return Ok(());
     }
-    let Found { mut segments, doubled } =
-        find_segments(storage, &folder, feed).map_err(at(&folder))?;
-    set_doubled_aside(storage, &doubled)?;
+    let mut segments = find_to_finish(storage, &folder, feed)?;
     finish_found(storage, &mut segments, wanted, tell)
 }
 
@@ -227,13 +223,10 @@ fn finish_found(
         });
         let name = segments[n].0.clone();
         let is_newest = n + 1 == segments.len();
-        let done = match finish_one(storage, &name, &boot_id, next_first, is_newest) {
-            Ok(Some(done)) => Ok(done),
-            Ok(None) => {
-                headless.push(name);
-                continue;
-            }
-            Err(error) => Err(error),
+        let done = finish_one(storage, &name, &boot_id, next_first, is_newest);
+        let Some(done) = done.transpose() else {
+            headless.push(name);
+            continue;
         };
         match done {
             Ok(Finished::Ended { .. }) => segments[n].1 = Form::Plain,
@@ -373,13 +366,19 @@ struct Found {
     doubled: Vec<SegmentName>,
 }
 
-/// A start was cut off when it had put a new segment in the place of one without a beginning.
-fn set_doubled_aside(storage: &dyn Storage, doubled: &[SegmentName]) -> Result<(), String> {
-    for name in doubled {
+/// The feed's segments, each in one form: a start may have been cut off when it had put a new
+/// segment in the place of an open one without a beginning, which is set aside now.
+fn find_to_finish(
+    storage: &dyn Storage,
+    folder: &Path,
+    feed: &FeedName,
+) -> Result<Vec<(SegmentName, Form)>, String> {
+    let found = find_segments(storage, folder, feed).map_err(at(folder))?;
+    for name in &found.doubled {
         let path = name.path(Form::Open);
         rename_aside(storage, &path).map_err(at(&path))?;
     }
-    Ok(())
+    Ok(found.segments)
 }
 
 /// The feed's segments.

@@ -49,6 +49,11 @@ struct Content {
 const SECTOR_BYTES: usize = 512;
 
 impl Content {
+    /// All of it durable.
+    fn new(bytes: Vec<u8>) -> Content {
+        Content { durable: bytes.clone(), bytes, forgotten: Vec::new() }
+    }
+
     /// What the disk has once all is written that the kernel does not take for written.
     fn on_disk(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
@@ -68,7 +73,7 @@ impl Content {
         if self.bytes[..synced] != self.durable[..synced] {
             // Cut and written anew since: either as it was or as it is.
             let bytes = if random.bool() { self.bytes.clone() } else { self.durable.clone() };
-            return Content { durable: bytes.clone(), bytes, forgotten: Vec::new() };
+            return Content::new(bytes);
         }
         let length = random.usize(synced..=self.bytes.len());
         let mut bytes = self.bytes[..length].to_vec();
@@ -78,7 +83,7 @@ impl Content {
                 bytes[sector * SECTOR_BYTES..end].fill(0);
             }
         }
-        Content { durable: bytes.clone(), bytes, forgotten: Vec::new() }
+        Content::new(bytes)
     }
 }
 
@@ -129,11 +134,7 @@ impl MemoryDisk {
             .filter(|(path, _)| reachable(path))
             .map(|(path, node)| (path.clone(), *node))
             .collect();
-        let files = state.files.iter().map(|file| file.durable.clone()).map(|bytes| Content {
-            durable: bytes.clone(),
-            bytes,
-            forgotten: Vec::new(),
-        });
+        let files = state.files.iter().map(|file| Content::new(file.durable.clone()));
         let after = State {
             durable_names: names.clone(),
             names,
@@ -253,8 +254,7 @@ impl MemoryDisk {
         let path = path.as_ref();
         let mut state = self.lock();
         let file = Node::File(state.files.len());
-        let (bytes, durable) = (bytes.to_vec(), bytes.to_vec());
-        state.files.push(Content { bytes, durable, forgotten: Vec::new() });
+        state.files.push(Content::new(bytes.to_vec()));
         let folders = path.ancestors().skip(1).filter(|a| !is_root(a));
         for (path, node) in folders.map(|a| (a, Node::Folder)).chain([(path, file)]) {
             state.names.insert(path.to_path_buf(), node);

@@ -11,16 +11,13 @@ use std::sync::Arc;
 
 use crate::block::{Loan, Pool};
 use crate::clock::UnixNs;
-use crate::recovery::{self, is_whole, read_up_to};
-use crate::storage::{Appender, Storage, StorageFile, WriteBehind, create_anew};
+use crate::recovery::{append_all, is_whole, put_copy, read_up_to};
+use crate::storage::{Appender, Storage, StorageFile, WriteBehind};
 use crate::tape::line::Line;
-use crate::tape::name::Form;
 use crate::writer::segment::SegmentFile;
 
 /// So far back the last line is looked for.
 const LINE_BYTES_MAX: u64 = 64 << 10;
-/// Pieces in which a segment is copied.
-const COPY_BYTES: usize = 64 << 10;
 
 /// Bytes that are on no disk.
 struct Held {
@@ -75,13 +72,12 @@ impl Open {
         Ok(())
     }
 
-    /// After a copy of the finished segment could not be synced: holds what is not durable of it,
-    /// in memory that the pool lends, if it does.
+    /// Holds what is not durable of the finished segment, in memory that the pool lends, if it
+    /// does.
     pub(super) fn hold(&mut self, pool: &Arc<Pool>) {
         let file = &self.segment.file;
         let unsynced = file.bytes().map(|bytes| bytes.saturating_sub(self.synced) as usize);
-        if self.held.is_none()
-            && let Ok(unsynced @ 1..) = unsynced
+        if let Ok(unsynced @ 1..) = unsynced
             && let Some(loan) = pool.lend(unsynced)
         {
             let mut bytes = vec![0; unsynced];
@@ -96,18 +92,10 @@ impl Open {
     /// # Errors
     /// Those of the disk: may be tried again. `InvalidData`: some of it is forgotten already.
     pub(super) fn save(&mut self, storage: &dyn Storage) -> io::Result<()> {
-        let name = &self.segment.name;
-        let tmp = recovery::copy_path(name);
-        let copy = create_anew(storage, &tmp)?;
-        let done = self.copy_to(&copy).and_then(|()| match is_whole(&*copy)? {
-            true => copy.sync(),
-            false => Err(io::ErrorKind::InvalidData.into()),
-        });
-        if let Err(error) = done.and_then(|()| storage.replace(&tmp, &name.path(Form::Open))) {
-            // The first error is the one to tell; the next attempt makes it anew.
-            let _ = storage.remove(&tmp);
-            return Err(error);
-        }
+        let copy = put_copy(storage, &self.segment.name, &mut |copy| {
+            self.copy_to(copy)?;
+            if is_whole(&**copy)? { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        })?;
         copy.drop_cache(0, 0);
         self.segment.file = copy;
         self.held = None;
@@ -115,20 +103,10 @@ impl Open {
     }
 
     fn copy_to(&self, copy: &Arc<dyn StorageFile>) -> io::Result<()> {
-        let mut out = Appender(copy.clone());
-        let until = self.held.as_ref().map_or(u64::MAX, |_| self.synced);
-        let mut at = 0;
-        let mut buf = vec![0; COPY_BYTES];
-        while at < until {
-            let want = COPY_BYTES.min(usize::try_from(until - at).unwrap_or(COPY_BYTES));
-            let bytes = read_up_to(&*self.segment.file, at, &mut buf[..want])?;
-            if bytes == 0 {
-                break;
-            }
-            io::Write::write_all(&mut out, &buf[..bytes])?;
-            at += bytes as u64;
-        }
-        io::Write::write_all(&mut out, self.held.as_ref().map_or(&[], |held| &held.bytes))
+        let file = &*self.segment.file;
+        let Some(held) = &self.held else { return append_all(file, 0..u64::MAX, copy) };
+        append_all(file, 0..self.synced, copy)?;
+        io::Write::write_all(&mut Appender(copy.clone()), &held.bytes)
     }
 
     /// Stamp of the last line that is durable; `None` where there is none, or it is too long.

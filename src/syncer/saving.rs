@@ -26,6 +26,7 @@ const SAVE_AFTER_MAX: Duration = Duration::from_secs(10);
 pub(super) const FAILURES_LOGGED_SINGLY: u64 = 8;
 /// Failures are over where none came for so long.
 const STEADY_AFTER: Duration = Duration::from_mins(1);
+
 impl Syncer {
     /// The disk did not take all of a segment: a hole.
     pub(super) fn failed(&mut self, feed: FeedId, open: &Open, error: &io::Error) {
@@ -91,9 +92,7 @@ impl Syncer {
 
     /// Leaves a segment open: the next start looks what there is of it.
     pub(super) fn leave_unsynced(&mut self, open: &Open, why: &str) {
-        let now = mono_now();
-        self.left.over_after(now, STEADY_AFTER);
-        if let Some(untold) = self.left.worse(now, why) {
+        if let Some(untold) = self.left.worse(mono_now(), why) {
             let name = &open.segment.name;
             log::error!(
                 feed = name.feed.as_str();

@@ -141,13 +141,7 @@ fn segments_that_came_to_nothing_leave_gaps_in_their_place() {
             // Those at the end never were, for all that anybody knows.
             continue;
         }
-        let disk = MemoryDisk::new();
-        let mut rig = Rig::new(&disk);
-        for _ in 0..5 {
-            rig.step(messages, Compression::None);
-            rig.step(Step::Rotate { feed: 0 }, Compression::None);
-        }
-        rig.end(Compression::None);
+        let disk = disk_with_segments(5);
         let before = segments_of_feed_0(&disk);
         for number in gone {
             let name = &before[*number].0;
@@ -187,15 +181,8 @@ fn segments_that_came_to_nothing_leave_gaps_in_their_place() {
 /// Each operation of putting a new segment in the place of one fails once: the next start does it.
 #[test]
 fn a_replacement_that_is_cut_off_is_finished() {
-    let messages = Step::Messages { feed: 0, count: 3, bytes: 40 };
     for n in 0.. {
-        let disk = MemoryDisk::new();
-        let mut rig = Rig::new(&disk);
-        for _ in 0..3 {
-            rig.step(messages, Compression::None);
-            rig.step(Step::Rotate { feed: 0 }, Compression::None);
-        }
-        rig.end(Compression::None);
+        let disk = disk_with_segments(3);
         let name = segments_of_feed_0(&disk)[1].0.clone();
         disk.put(name.path(Form::Open), &[0; 500]);
         disk.remove(&name.path(Form::Plain)).unwrap();
@@ -216,6 +203,18 @@ fn a_replacement_that_is_cut_off_is_finished() {
         assert!(!disk.files().iter().any(open), "operation {n}: {:?}", disk.files());
         verify(&disk).unwrap_or_else(|said| panic!("operation {n}: {said}"));
     }
+}
+
+/// A disk after a run that left so many segments of feed 0, three messages in each.
+fn disk_with_segments(count: usize) -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    let mut rig = Rig::new(&disk);
+    for _ in 0..count {
+        rig.step(Step::Messages { feed: 0, count: 3, bytes: 40 }, Compression::None);
+        rig.step(Step::Rotate { feed: 0 }, Compression::None);
+    }
+    rig.end(Compression::None);
+    disk
 }
 
 /// Names and texts of the plain segments of feed 0.
